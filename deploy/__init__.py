@@ -1,0 +1,1 @@
+"""Everything that leaves this machine: targets, cross compiler, bundles, ONNX."""

@@ -1,0 +1,207 @@
+"""Convolutions of stride 1 (dense layers and 1-D signals are the small cases), their weight gradients and FLIP.
+
+Implicit GEMM over channels-last rows: with a halo, the inputs of neighbouring outputs are the same row shifted by one
+pixel, so the innermost run of k is ``kernel_w * channels`` contiguous elements and no im2col buffer exists. Where
+neither tensor has a halo and the kernel is 1x1, all positions of all samples are one matrix.
+"""
+
+import numpy as np
+
+from edgerev.kernels.intrinsics import advance, f32_at
+from edgerev.kernels.jit import jit, kernel
+from edgerev.kernels.maths import multiply_add
+from edgerev.kernels.operands import (
+    T_CHANNELS,
+    T_HEIGHT,
+    T_OFFSET,
+    T_PAD_X,
+    T_PAD_Y,
+    T_STRIDE,
+    T_WIDTH,
+    floats,
+    has,
+    line_offset,
+    line_stride,
+    parameter,
+    samples,
+    share,
+    tensor,
+)
+from edgerev.kernels.tile import FROM_BIAS, FROM_C, FROM_ZERO, TILE_ROWS, strip, strip_transposed, strip_width
+
+
+@jit
+def _no_halo(t):
+    return t[T_PAD_Y] == 0 and t[T_PAD_X] == 0
+
+
+@jit
+def _matrix(c, a, b, bias, start, rows, inner, columns, thread, threads):
+    """C (rows x columns) = A (rows x inner) B + bias; threads share rows, or columns where rows are few."""
+    row0, row1, column0, column1 = np.intp(0), rows, np.intp(0), columns
+    if rows >= threads * TILE_ROWS:
+        row0, row1 = share(rows, thread, threads)
+    else:
+        column0, column1 = share(columns, thread, threads)
+    j = column0
+    while j < column1:
+        width = strip_width(column1 - j)
+        strip(
+            width, advance(c, row0 * columns + j), columns, advance(a, row0 * inner), inner, advance(b, j), columns,
+            row1 - row0, inner, 1, 0, 0, 1, 0, 0, advance(bias, j), start,
+        )
+        j += width
+
+
+@kernel
+def conv(row, tensors, arena, n, thread, threads, status):
+    """CONV y; x w b (kernel_h, kernel_w)."""
+    count = samples(row, n)
+    ty, tx = tensor(row, tensors, 0), tensor(row, tensors, 1)
+    y, x, w = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1), floats(row, tensors, arena, 2)
+    bias, start = w, np.intp(FROM_ZERO)
+    if has(row, 3):
+        bias, start = floats(row, tensors, arena, 3), np.intp(FROM_BIAS)
+    kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
+    channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
+    if kernel_h * kernel_w == 1 and _no_halo(tx) and _no_halo(ty):
+        rows = count * ty[T_HEIGHT] * ty[T_WIDTH]
+        _matrix(y, x, w, bias, start, rows, channels, columns, thread, threads)
+        return
+    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
+    inner = kernel_w * channels
+    line0, line1 = share(count * ty[T_HEIGHT], thread, threads)
+    j = np.intp(0)
+    while j < columns:
+        width = strip_width(columns - j)
+        for line in range(line0, line1):
+            strip(
+                width, advance(y, line_offset(ty, line) + j), columns, advance(x, line_offset(tx, line)), channels,
+                advance(w, j), columns, ty[T_WIDTH], inner, kernel_h, line_stride(tx), inner * columns, 1, 0, 0,
+                advance(bias, j), start,
+            )
+        j += width
+
+
+@kernel
+def conv_wgrad(row, tensors, arena, n, thread, threads, status):
+    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w, accumulate)."""
+    count = samples(row, n)
+    tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
+    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), parameter(row, 2)
+    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+    channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
+    height, width = ty[T_HEIGHT], ty[T_WIDTH]
+    run, run1, run2 = width, height, count
+    if _no_halo(tx) and _no_halo(ty):
+        run, run1, run2 = count * height * width, np.intp(1), np.intp(1)
+    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
+    per_tap_row = kernel_w * channels
+    row0, row1 = share(kernel_h * per_tap_row, thread, threads)
+    for ky in range(kernel_h):
+        first, last = max(row0, ky * per_tap_row), min(row1, (ky + 1) * per_tap_row)
+        if first >= last:
+            continue
+        a = advance(x, ky * line_stride(tx) + first - ky * per_tap_row)
+        j = np.intp(0)
+        while j < columns:
+            lanes = strip_width(columns - j)
+            strip_transposed(
+                lanes, advance(dw, first * columns + j), columns, a, channels, advance(dy, j), columns,
+                last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], dw, start,
+            )
+            j += lanes
+    if has(row, 1):
+        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)
+
+
+@jit
+def bias_gradient(db, dy, ty, count, accumulate, thread, threads):
+    """Sum dy over samples and positions, in that order, for each channel; threads share channels."""
+    channels, width = ty[T_CHANNELS], ty[T_WIDTH]
+    channel0, channel1 = share(channels, thread, threads)
+    if not accumulate:
+        for c in range(channel0, channel1):
+            db[c] = np.float32(0)
+    for line in range(count * ty[T_HEIGHT]):
+        base = line_offset(ty, line)
+        for position in range(width):
+            source = advance(dy, base + position * channels)
+            for c in range(channel0, channel1):
+                db[c] += source[c]
+
+
+@kernel
+def flip(row, tensors, arena, n, thread, threads, status):
+    """FLIP flipped; w: taps backwards, channels in and out exchanged."""
+    tw = tensor(row, tensors, 1)
+    target, w = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET]), f32_at(arena, tw[T_OFFSET])
+    taps, channels, columns = tw[T_HEIGHT], tw[T_WIDTH], tw[T_CHANNELS]
+    first, last = share(taps * columns, thread, threads)
+    line = first
+    while line < last:
+        tap, column = line // columns, line % columns
+        source = advance(w, (taps - 1 - tap) * channels * columns + column)
+        a = advance(target, line * channels)
+        if column + 4 <= columns and line + 4 <= last:  # four columns at a time share the lines of the cache they read
+            b, c, d = advance(a, channels), advance(a, 2 * channels), advance(a, 3 * channels)
+            for i in range(channels):
+                a[i], b[i], c[i], d[i] = source[0], source[1], source[2], source[3]
+                source = advance(source, columns)
+            line += 4
+        else:
+            for i in range(channels):
+                a[i] = source[i * columns]
+            line += 1
+
+
+@kernel
+def depthwise(row, tensors, arena, n, thread, threads, status):
+    """DEPTHWISE y; x w b (kernel_h, kernel_w, flipped)."""
+    count = samples(row, n)
+    ty, tx = tensor(row, tensors, 0), tensor(row, tensors, 1)
+    y, x, w = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1), floats(row, tensors, arena, 2)
+    kernel_h, kernel_w, flipped = parameter(row, 0), parameter(row, 1), parameter(row, 2)
+    channels, taps = ty[T_CHANNELS], kernel_h * kernel_w
+    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
+    line0, line1 = share(count * ty[T_HEIGHT], thread, threads)
+    for line in range(line0, line1):
+        for position in range(ty[T_WIDTH]):
+            target = advance(y, line_offset(ty, line) + position * channels)
+            source = advance(x, line_offset(tx, line) + position * channels)
+            if has(row, 3):
+                bias = floats(row, tensors, arena, 3)
+                for c in range(channels):
+                    target[c] = bias[c]
+            else:
+                for c in range(channels):
+                    target[c] = np.float32(0)
+            for tap in range(taps):
+                shifted = advance(source, (tap // kernel_w) * line_stride(tx) + (tap % kernel_w) * channels)
+                weights = advance(w, (taps - 1 - tap if flipped else tap) * channels)
+                multiply_add(target, shifted, weights, channels)
+
+
+@kernel
+def depthwise_wgrad(row, tensors, arena, n, thread, threads, status):
+    """DEPTHWISE_WGRAD dw db; x dy (kernel_h, kernel_w, accumulate); threads share taps."""
+    count = samples(row, n)
+    tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
+    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), parameter(row, 2)
+    channels = ty[T_CHANNELS]
+    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
+    tap0, tap1 = share(kernel_h * kernel_w, thread, threads)
+    for tap in range(tap0, tap1):
+        target = advance(dw, tap * channels)
+        if not accumulate:
+            for c in range(channels):
+                target[c] = np.float32(0)
+        shift = (tap // kernel_w) * line_stride(tx) + (tap % kernel_w) * channels
+        for line in range(count * ty[T_HEIGHT]):
+            for position in range(ty[T_WIDTH]):
+                a = advance(x, line_offset(tx, line) + shift + position * channels)
+                multiply_add(target, a, advance(dy, line_offset(ty, line) + position * channels), channels)
+    if has(row, 1):
+        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)

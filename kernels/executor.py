@@ -1,0 +1,197 @@
+"""The one compiled function: walk the rows of a program, every thread a share of each, a barrier after each."""
+
+import numpy as np
+from numba import types
+
+from edgerev.kernels import layout
+from edgerev.kernels.activation import activation, activation_grad
+from edgerev.kernels.conv import conv, conv_wgrad, depthwise, depthwise_wgrad, flip
+from edgerev.kernels.intrinsics import (
+    I32P,
+    I64P,
+    U8P,
+    advance,
+    atomic_add,
+    atomic_load,
+    atomic_store,
+    call_address,
+    enter_float_environment,
+    leave_float_environment,
+    pause,
+)
+from edgerev.kernels.jit import jit
+from edgerev.kernels.layout import Op
+from edgerev.kernels.loss import loss, probability, report
+from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
+from edgerev.kernels.operands import S_CODE, S_CURRENT, S_ROW, record, samples
+from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
+from edgerev.kernels.ridge import ridge_solve, ridge_sums
+from edgerev.kernels.sample import dropout, initialise, read_input
+from edgerev.kernels.state import accumulate, copy, couple, halo, load, pool, pool_grad, squeeze, zero
+
+# rows, tensors, arena, first row, last row + 1, samples, thread, threads, status, barrier
+SIGNATURE = types.int32(
+    I32P, I64P, U8P, types.intp, types.intp, types.intp, types.intp, types.intp, I32P, I32P
+)
+
+ROW, LINE = layout.ROW, layout.STATUS_LINE
+ARRIVED, GENERATION = layout.BARRIER_ARRIVED, layout.BARRIER_GENERATION
+SPINS, YIELD = layout.BARRIER_SPINS, layout.BARRIER_YIELD
+UNKNOWN_OP = int(layout.Status.UNKNOWN_OP)
+CHECK = int(Op.CHECK)
+
+# Numba does not take members of an IntEnum as constants.
+INPUT = int(Op.INPUT)
+HALO = int(Op.HALO)
+CONV = int(Op.CONV)
+FLIP = int(Op.FLIP)
+CONV_WGRAD = int(Op.CONV_WGRAD)
+DEPTHWISE = int(Op.DEPTHWISE)
+DEPTHWISE_WGRAD = int(Op.DEPTHWISE_WGRAD)
+ACTIVATION = int(Op.ACTIVATION)
+ACTIVATION_GRAD = int(Op.ACTIVATION_GRAD)
+NORM = int(Op.NORM)
+NORM_GRAD = int(Op.NORM_GRAD)
+NORM_WGRAD = int(Op.NORM_WGRAD)
+DROPOUT = int(Op.DROPOUT)
+LOAD = int(Op.LOAD)
+COUPLE = int(Op.COUPLE)
+ACCUMULATE = int(Op.ACCUMULATE)
+SQUEEZE = int(Op.SQUEEZE)
+COPY = int(Op.COPY)
+POOL = int(Op.POOL)
+POOL_GRAD = int(Op.POOL_GRAD)
+LOSS = int(Op.LOSS)
+REPORT = int(Op.REPORT)
+PROBABILITY = int(Op.PROBABILITY)
+SCHEDULE = int(Op.SCHEDULE)
+GRAD_NORM = int(Op.GRAD_NORM)
+CLIP = int(Op.CLIP)
+UPDATE = int(Op.UPDATE)
+INIT = int(Op.INIT)
+ZERO = int(Op.ZERO)
+RIDGE_SUMS = int(Op.RIDGE_SUMS)
+RIDGE_SOLVE = int(Op.RIDGE_SOLVE)
+ADVANCE = int(Op.ADVANCE)
+
+
+@jit
+def _dispatch(row, tensors, arena, n, thread, threads, status):
+    op = row[0]
+    if op == INPUT:
+        read_input(row, tensors, arena, n, thread, threads, status)
+    elif op == HALO:
+        halo(row, tensors, arena, n, thread, threads, status)
+    elif op == CONV:
+        conv(row, tensors, arena, n, thread, threads, status)
+    elif op == FLIP:
+        flip(row, tensors, arena, n, thread, threads, status)
+    elif op == CONV_WGRAD:
+        conv_wgrad(row, tensors, arena, n, thread, threads, status)
+    elif op == DEPTHWISE:
+        depthwise(row, tensors, arena, n, thread, threads, status)
+    elif op == DEPTHWISE_WGRAD:
+        depthwise_wgrad(row, tensors, arena, n, thread, threads, status)
+    elif op == ACTIVATION:
+        activation(row, tensors, arena, n, thread, threads, status)
+    elif op == ACTIVATION_GRAD:
+        activation_grad(row, tensors, arena, n, thread, threads, status)
+    elif op == NORM:
+        norm(row, tensors, arena, n, thread, threads, status)
+    elif op == NORM_GRAD:
+        norm_grad(row, tensors, arena, n, thread, threads, status)
+    elif op == NORM_WGRAD:
+        norm_wgrad(row, tensors, arena, n, thread, threads, status)
+    elif op == DROPOUT:
+        dropout(row, tensors, arena, n, thread, threads, status)
+    elif op == LOAD:
+        load(row, tensors, arena, n, thread, threads, status)
+    elif op == COUPLE:
+        couple(row, tensors, arena, n, thread, threads, status)
+    elif op == ACCUMULATE:
+        accumulate(row, tensors, arena, n, thread, threads, status)
+    elif op == SQUEEZE:
+        squeeze(row, tensors, arena, n, thread, threads, status)
+    elif op == COPY:
+        copy(row, tensors, arena, n, thread, threads, status)
+    elif op == POOL:
+        pool(row, tensors, arena, n, thread, threads, status)
+    elif op == POOL_GRAD:
+        pool_grad(row, tensors, arena, n, thread, threads, status)
+    elif op == LOSS:
+        loss(row, tensors, arena, n, thread, threads, status)
+    elif op == REPORT:
+        report(row, tensors, arena, n, thread, threads, status)
+    elif op == PROBABILITY:
+        probability(row, tensors, arena, n, thread, threads, status)
+    elif op == SCHEDULE:
+        schedule(row, tensors, arena, n, thread, threads, status)
+    elif op == GRAD_NORM:
+        grad_norm(row, tensors, arena, n, thread, threads, status)
+    elif op == CLIP:
+        clip(row, tensors, arena, n, thread, threads, status)
+    elif op == UPDATE:
+        update(row, tensors, arena, n, thread, threads, status)
+    elif op == INIT:
+        initialise(row, tensors, arena, n, thread, threads, status)
+    elif op == ZERO:
+        zero(row, tensors, arena, n, thread, threads, status)
+    elif op == RIDGE_SUMS:
+        ridge_sums(row, tensors, arena, n, thread, threads, status)
+    elif op == RIDGE_SOLVE:
+        ridge_solve(row, tensors, arena, n, thread, threads, status)
+    elif op == ADVANCE:
+        advance_step(row, tensors, arena, n, thread, threads, status)
+    else:
+        record(status, UNKNOWN_OP, -1)
+
+
+@jit
+def barrier(words, threads):
+    """Wait for all threads; spin a little, then give the processor away."""
+    if threads == 1:
+        return
+    generation = atomic_load(words, GENERATION)
+    if atomic_add(words, ARRIVED, np.int32(1)) == threads - 1:
+        atomic_store(words, ARRIVED, np.int32(0))
+        atomic_store(words, GENERATION, np.int32(generation + np.int32(1)))
+        return
+    spins = np.int32(0)
+    while atomic_load(words, GENERATION) == generation:
+        if spins < words[SPINS]:
+            spins = np.int32(spins + np.int32(1))
+            pause()
+        else:
+            call_address(words, YIELD)
+
+
+@jit
+def first_failure(status, threads):
+    """Return the thread whose recorded status comes first in the program, or -1."""
+    found = np.intp(-1)
+    for thread in range(threads):
+        line = advance(status, thread * LINE)
+        if line[S_CODE] != 0 and (found < 0 or line[S_ROW] < status[found * LINE + S_ROW]):
+            found = np.intp(thread)
+    return found
+
+
+@jit
+def run(rows, tensors, arena, first, last, n, thread, threads, status, words):
+    """Run rows ``first .. last - 1`` for `n` samples as one of `threads`; return the failing thread + 1, or 0."""
+    environment = enter_float_environment()
+    own = advance(status, thread * LINE)
+    failed = np.intp(-1)
+    for index in range(first, last):
+        row = advance(rows, index * ROW)
+        if row[0] == CHECK:
+            failed = first_failure(status, threads)
+            barrier(words, threads)  # else a fast thread's next status parts it from those that still read
+            if failed >= 0:
+                break
+        elif samples(row, n) > 0:
+            own[S_CURRENT] = np.int32(index)
+            _dispatch(row, tensors, arena, n, thread, threads, own)
+            barrier(words, threads)
+    leave_float_environment(environment)
+    return np.int32(failed + 1)

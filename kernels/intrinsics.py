@@ -1,0 +1,284 @@
+"""What Numba cannot say: typed pointers into the arena, fused multiply-add, saturation, atomics, vector sums.
+
+Each intrinsic emits LLVM IR without calls to a C library, so kernels compile for processors other than the host's.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+from edgerev.kernels.jit import TARGET, jit
+
+f32, f64 = ir.FloatType(), ir.DoubleType()
+i8, i16, i32, i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+intp = ir.IntType(32 if TARGET.architecture.startswith("arm") else 64)
+
+F32P = types.CPointer(types.float32)
+F64P = types.CPointer(types.float64)
+I16P = types.CPointer(types.int16)
+I32P = types.CPointer(types.int32)
+I64P = types.CPointer(types.int64)
+U8P = types.CPointer(types.uint8)
+
+LANES = 16  # virtual lanes of every sum along a vector, whatever the hardware's width
+_VOID = ir.VoidType()
+
+
+def declare(builder, name, result, *arguments):
+    """Declare an LLVM intrinsic in the module being built."""
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+
+
+def _pointer_at(pointer_type, element):
+    """Make an intrinsic ``at(arena, byte_offset)`` that returns a typed pointer into the arena."""
+
+    @intrinsic
+    def at(typing_context, arena, offset):
+        def generate(context, builder, signature, arguments):
+            return builder.bitcast(builder.gep(arguments[0], [arguments[1]]), element.as_pointer())
+
+        return pointer_type(U8P, types.intp), generate
+
+    return at
+
+
+f32_at = _pointer_at(F32P, f32)
+f64_at = _pointer_at(F64P, f64)
+i16_at = _pointer_at(I16P, i16)
+i32_at = _pointer_at(I32P, i32)
+i64_at = _pointer_at(I64P, i64)
+
+
+@intrinsic
+def advance(typing_context, pointer, elements):
+    """Return ``pointer + elements``."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.gep(arguments[0], [arguments[1]])
+
+    return pointer(pointer, types.intp), generate
+
+
+def _unary(name, result_type, argument_type, result, argument):
+    @intrinsic
+    def function(typing_context, value):
+        def generate(context, builder, signature, arguments):
+            return builder.call(declare(builder, name, result, argument), arguments)
+
+        return result_type(argument_type), generate
+
+    return function
+
+
+sqrt = _unary("llvm.sqrt.f32", types.float32, types.float32, f32, f32)
+sqrt64 = _unary("llvm.sqrt.f64", types.float64, types.float64, f64, f64)
+absolute = _unary("llvm.fabs.f32", types.float32, types.float32, f32, f32)
+to_int32 = _unary("llvm.fptosi.sat.i32.f32", types.int32, types.float32, i32, f32)  # saturates; NaN gives 0
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """Return ``a * b + c`` rounded once, in float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(declare(builder, "llvm.fma.f32", f32, f32, f32, f32), arguments)
+
+    return types.float32(types.float32, types.float32, types.float32), generate
+
+
+@intrinsic
+def fma64(typing_context, a, b, c):
+    """Return ``a * b + c`` rounded once, in float64."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(declare(builder, "llvm.fma.f64", f64, f64, f64, f64), arguments)
+
+    return types.float64(types.float64, types.float64, types.float64), generate
+
+
+@intrinsic
+def copysign(typing_context, magnitude, sign):
+    """Return `magnitude` with the sign of `sign`, in float32."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.call(declare(builder, "llvm.copysign.f32", f32, f32, f32), arguments)
+
+    return types.float32(types.float32, types.float32), generate
+
+
+@intrinsic
+def as_float(typing_context, bits):
+    """Return the float32 with these bits."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], f32)
+
+    return types.float32(types.int32), generate
+
+
+# -- atomics (the barrier) ------------------------------------------------------------------------------------
+
+
+@intrinsic
+def atomic_add(typing_context, pointer, index, value):
+    """Add to ``pointer[index]`` and return the old value; acquires and releases."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.atomic_rmw("add", builder.gep(arguments[0], [arguments[1]]), arguments[2], "acq_rel")
+
+    return types.int32(I32P, types.intp, types.int32), generate
+
+
+@intrinsic
+def atomic_load(typing_context, pointer, index):
+    """Return ``pointer[index]``; acquires."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.load_atomic(builder.gep(arguments[0], [arguments[1]]), "acquire", 4)
+
+    return types.int32(I32P, types.intp), generate
+
+
+@intrinsic
+def atomic_store(typing_context, pointer, index, value):
+    """Write ``pointer[index]``; releases."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store_atomic(arguments[2], builder.gep(arguments[0], [arguments[1]]), "release", 4)
+        return context.get_dummy_value()
+
+    return types.void(I32P, types.intp, types.int32), generate
+
+
+@intrinsic
+def pause(typing_context):
+    """Tell the processor that this is a spinning loop."""
+
+    def generate(context, builder, signature, arguments):
+        if TARGET.architecture == "x86_64":
+            builder.call(declare(builder, "llvm.x86.sse2.pause", _VOID), [])
+        else:
+            hint = "llvm.aarch64.hint" if TARGET.architecture == "aarch64" else "llvm.arm.hint"
+            builder.call(declare(builder, hint, _VOID, i32), [i32(1)])
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
+def call_address(typing_context, pointer, index):
+    """Call the function whose address lies at ``pointer[index]``, if it is not null: no symbol to resolve."""
+
+    def generate(context, builder, signature, arguments):
+        slot = builder.bitcast(builder.gep(arguments[0], [arguments[1]]), intp.as_pointer())
+        address = builder.load(slot)
+        with builder.if_then(builder.icmp_unsigned("!=", address, intp(0))):
+            builder.call(builder.inttoptr(address, ir.FunctionType(i32, []).as_pointer()), [])
+        return context.get_dummy_value()
+
+    return types.void(I32P, types.intp), generate
+
+
+# -- floating-point environment -------------------------------------------------------------------------------
+
+
+@intrinsic
+def enter_float_environment(typing_context):
+    """Round to nearest and keep denormals; return what was set before."""
+
+    def generate(context, builder, signature, arguments):
+        if TARGET.architecture == "x86_64":
+            old, new = cgutils.alloca_once(builder, i32), cgutils.alloca_once(builder, i32)
+            pointer = i8.as_pointer()
+            builder.call(declare(builder, "llvm.x86.sse.stmxcsr", _VOID, pointer), [builder.bitcast(old, pointer)])
+            builder.store(i32(0x1F80), new)
+            builder.call(declare(builder, "llvm.x86.sse.ldmxcsr", _VOID, pointer), [builder.bitcast(new, pointer)])
+            return builder.zext(builder.load(old), i64)
+        if TARGET.architecture == "aarch64":
+            previous = builder.call(declare(builder, "llvm.aarch64.get.fpcr", i64), [])
+            builder.call(declare(builder, "llvm.aarch64.set.fpcr", _VOID, i64), [i64(0)])
+            return previous
+        return i64(0)
+
+    return types.int64(), generate
+
+
+@intrinsic
+def leave_float_environment(typing_context, previous):
+    """Set again what `enter_float_environment` returned."""
+
+    def generate(context, builder, signature, arguments):
+        if TARGET.architecture == "x86_64":
+            slot = cgutils.alloca_once(builder, i32)
+            builder.store(builder.trunc(arguments[0], i32), slot)
+            pointer = i8.as_pointer()
+            builder.call(declare(builder, "llvm.x86.sse.ldmxcsr", _VOID, pointer), [builder.bitcast(slot, pointer)])
+        elif TARGET.architecture == "aarch64":
+            builder.call(declare(builder, "llvm.aarch64.set.fpcr", _VOID, i64), arguments)
+        return context.get_dummy_value()
+
+    return types.void(types.int64), generate
+
+
+# -- sums along a vector --------------------------------------------------------------------------------------
+
+
+@intrinsic
+def dot(typing_context, a, b, count):
+    """Return ``sum a[i] * b[i]``: 16 lanes, element i in lane i % 16, joined by a fixed tree.
+
+    The order of additions does not depend on the hardware's vectors, so neither do the bits.
+    """
+
+    def generate(context, builder, signature, arguments):
+        a, b, count = arguments
+        vector = ir.VectorType(f32, LANES)
+        lanes = cgutils.alloca_once(builder, vector)
+        builder.store(ir.Constant(vector, [0.0] * LANES), lanes)
+        whole = builder.and_(count, intp(-LANES))
+        multiply_add = declare(builder, f"llvm.fma.v{LANES}f32", vector, vector, vector, vector)
+
+        def load(pointer, index):
+            value = builder.load(builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer()))
+            value.align = 4
+            return value
+
+        with cgutils.for_range_slice(builder, intp(0), whole, intp(LANES), intp=intp) as (index, _):
+            builder.store(builder.call(multiply_add, [load(a, index), load(b, index), builder.load(lanes)]), lanes)
+        scalar = declare(builder, "llvm.fma.f32", f32, f32, f32, f32)
+        with cgutils.for_range_slice(builder, whole, count, intp(1), intp=intp) as (index, _):
+            lane = builder.trunc(builder.sub(index, whole), i32)
+            total = builder.load(lanes)
+            products = [builder.load(builder.gep(pointer, [index])) for pointer in (a, b)]
+            value = builder.call(scalar, [*products, builder.extract_element(total, lane)])
+            builder.store(builder.insert_element(total, value, lane), lanes)
+        value = builder.load(lanes)
+        half = LANES // 2
+        while half:
+            low = ir.Constant(ir.VectorType(i32, half), list(range(half)))
+            high = ir.Constant(ir.VectorType(i32, half), list(range(half, 2 * half)))
+            undefined = ir.Constant(value.type, ir.Undefined)
+            value = builder.fadd(
+                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
+            )
+            half //= 2
+        return builder.extract_element(value, i32(0))
+
+    return types.float32(F32P, F32P, types.intp), generate
+
+
+@jit
+def outside(x, limit):
+    """Return whether x is not within +-limit, limit itself excluded; NaN is outside."""
+    return not (absolute(x) < limit)
+
+
+@jit
+def round_half_even(x):
+    """Round to the nearest whole number, ties to even, as float32; beyond 2**23 every float32 is whole already."""
+    magic = copysign(np.float32(8388608.0), x)
+    return (x + magic) - magic if absolute(x) < np.float32(8388608.0) else x

@@ -1,0 +1,203 @@
+"""The one decorator of all kernels, and the target that this process compiles for.
+
+Numba compiles for a processor other than its own through `numba.core.target_extension`: a target of our own with a
+code generator that takes triple, processor and features. One process serves one target, named by the environment
+variable ``EDGEREV_KERNEL_TARGET``, so that kernels stay flat modules. The host is treated like any other target: what
+runs while developing and what is shipped are the same object code.
+"""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import llvmlite.binding as llvm
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils, codegen, cpu, dispatcher, typing
+from numba.core import target_extension as extension
+from numba.core.decorators import jit as numba_jit
+from numba.core.descriptors import TargetDescriptor
+
+from edgerev.kernels.targets import TARGETS, host_target
+
+VARIABLE = "EDGEREV_KERNEL_TARGET"
+TARGET = TARGETS[os.environ[VARIABLE]] if VARIABLE in os.environ else host_target()
+TARGET_NAME = "edgerev"
+
+llvm.initialize_all_targets()
+llvm.initialize_all_asmprinters()
+
+
+class _Library(codegen.AOTCodeLibrary):
+    """The code of one function, simplified but not linked.
+
+    Numba links into each library all that it calls and optimises that, so a helper is optimised again for every
+    function above it. `emit` links each function once and optimises the whole once.
+    """
+
+    def finalize(self):
+        self._raise_if_finalized()
+        self._finalized = True
+
+    def linked(self):
+        """Return one module with this function and all that it calls, directly or not."""
+        module, seen, waiting = self._final_module, {self}, list(self._linking_libraries)
+        while waiting:
+            library = waiting.pop()
+            if library not in seen:
+                seen.add(library)
+                waiting.extend(library._linking_libraries)
+                module.link_in(library._final_module)
+        return module
+
+
+class _Codegen(codegen.AOTCPUCodegen):
+    """Numba's ahead-of-time code generator, for `TARGET` instead of the host."""
+
+    _library_class = _Library
+
+    def _init(self, llvm_module):
+        options = {"opt": 3}
+        self._tm_features = TARGET.features
+        self._customize_tm_options(options)
+        machine = llvm.Target.from_triple(TARGET.triple)
+        self._tm = machine.create_target_machine(**options)
+        self._target_data = self._tm.target_data
+        self._data_layout = str(self._target_data)
+        self._engine = None
+        self._loopvect = True
+        self._opt_level = 3
+
+    def _create_empty_module(self, name):
+        module = ir.Module(cgutils.normalize_ir_text(name))
+        module.triple = TARGET.triple
+        if self._data_layout:  # the base class makes one module before `_init`
+            module.data_layout = self._data_layout
+        return module
+
+
+class _Context(cpu.CPUContext):
+    def init(self):
+        self.is32bit = TARGET.architecture.startswith("arm")
+        self._internal_codegen = _Codegen("edgerev.aot", TARGET.cpu)
+
+    def get_executable(self, library, fndesc, env):
+        # Nothing is run in this process; Numba wants something callable and unique to remember.
+        return [].append
+
+
+class _Descriptor(TargetDescriptor):
+    options = cpu.CPUTargetOptions
+
+    def __init__(self):
+        super().__init__(TARGET_NAME)
+        self._typing = typing.Context()
+        self._context = None
+
+    @property
+    def typing_context(self):
+        return self._typing
+
+    @property
+    def target_context(self):
+        if self._context is None:
+            self._context = _Context(self._typing, TARGET_NAME)
+        return self._context
+
+
+class _Target(extension.CPU):
+    pass
+
+
+class _Dispatcher(dispatcher.Dispatcher):
+    targetdescr = _Descriptor()
+
+    def get_call_template(self, args, kws):
+        # A constant argument is a type of its own to Numba; without this a kernel is compiled for each of them.
+        return super().get_call_template([types.unliteral(kind) for kind in args], kws)
+
+
+def _decorate(*args, **options):
+    return numba_jit(*args, **{"_target": TARGET_NAME, "nopython": True, **options})
+
+
+extension.target_registry[TARGET_NAME] = _Target
+extension.dispatcher_registry[_Target] = _Dispatcher
+extension.jit_registry[_Target] = _decorate
+
+
+def jit(function):
+    """Compile `function` as a kernel: no allocation, no exceptions, no bounds checks, IEEE arithmetic as written."""
+    return _decorate(
+        nogil=True, error_model="numpy", boundscheck=False, fastmath=False,
+        no_cpython_wrapper=True, no_cfunc_wrapper=True, _nrt=False,
+    )(function)
+
+
+_kernels: list[_Dispatcher] = []
+
+
+def kernel(function):
+    """`jit` for a function that is worth a call: it stays one piece of code instead of a copy wherever it is used."""
+    compiled = jit(function)
+    _kernels.append(compiled)
+    return compiled
+
+
+def emit(function, signature, symbol: str) -> bytes:
+    """Compile `function` for `TARGET` and return a relocatable object that defines the C function `symbol`.
+
+    Numba's own convention (status returned, pointers to result and exception first) stays inside the object.
+    """
+    from numba.core.compiler_lock import global_compiler_lock
+
+    with extension.target_override(TARGET_NAME), global_compiler_lock:
+        function.compile(signature)
+        result: Any = function.overloads[signature.args]
+        module = result.library.linked()
+        module.link_in(llvm.parse_assembly(_c_function(symbol, _symbol(result), signature)))
+        for value in (*module.functions, *module.global_variables):
+            if not value.is_declaration and value.name != symbol:
+                value.linkage = "internal"  # so LLVM sees every call there is, and drops what nobody calls
+        for separate in _kernels:
+            for overload in separate.overloads.values():
+                value = module.get_function(_symbol(overload))
+                value.add_function_attribute("noinline")
+                value.name = f"edgerev.{separate.py_func.__name__}"  # what a profiler shows
+        return _optimised_object(result.library.codegen._tm, module)
+
+
+def _symbol(result: Any) -> str:
+    return result.fndesc.llvm_func_name
+
+
+def _optimised_object(machine, module) -> bytes:
+    options = llvm.create_pipeline_tuning_options(speed_level=3)
+    options.loop_vectorization = True
+    # Most loops here are over a few dozen channels: several vectors at a time made the code a third larger, not faster.
+    options.loop_interleaving = False
+    options.loop_unrolling = False
+    builder = llvm.create_pass_builder(machine, options)
+    builder.getModulePassManager().run(module, builder)
+    return machine.emit_object(module)
+
+
+def _c_function(symbol: str, inner: str, signature) -> str:
+    """Return the IR of a C function that calls `inner`, which has Numba's convention and returns an int32."""
+    names = [
+        "ptr" if isinstance(kind, types.CPointer) else f"i{kind.bitwidth}" for kind in signature.args
+    ]
+    declared = ", ".join(["ptr", "ptr", *names])
+    received = ", ".join(f"{name} %a{i}" for i, name in enumerate(names))
+    return f"""
+target triple = "{TARGET.triple}"
+declare i32 @"{inner}"({declared})
+define i32 @{symbol}({received}) {{
+  %result = alloca i32
+  %exception = alloca ptr
+  %status = call i32 @"{inner}"(ptr %result, ptr %exception, {received})
+  %value = load i32, ptr %result
+  ret i32 %value
+}}
+"""

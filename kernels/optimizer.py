@@ -1,0 +1,160 @@
+"""Learning-rate schedule, clipping, and the updates: SGD, AdamW, Lion. docs/program.md has the equations."""
+
+import numpy as np
+
+from edgerev.kernels.intrinsics import dot, f32_at, fma, i64_at, sqrt
+from edgerev.kernels.jit import jit, kernel
+from edgerev.kernels.layout import (
+    C_STEP,
+    V_CLIP,
+    V_CORRECTION1,
+    V_CORRECTION2,
+    V_FACTOR,
+    V_GRAD_SQUARES,
+    V_POWER1,
+    V_POWER2,
+    V_RATE,
+    V_WEIGHT_SQUARES,
+    ClipKind,
+    ScheduleKind,
+    Status,
+    UpdateKind,
+)
+from edgerev.kernels.maths import cos_pi
+from edgerev.kernels.operands import (
+    T_OFFSET,
+    T_SIZE,
+    floats,
+    has,
+    parameter,
+    real_parameter,
+    record,
+    share,
+    tensor,
+)
+
+COSINE, ADAPTIVE = int(ScheduleKind.COSINE), int(ClipKind.ADAPTIVE)
+SGD, ADAMW = int(UpdateKind.SGD), int(UpdateKind.ADAMW)
+NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
+
+
+@jit
+def _rate(row, step):
+    rate, warmup, total = real_parameter(row, 1), parameter(row, 2), parameter(row, 3)
+    if step <= warmup:
+        return rate * np.float32(step) / np.float32(warmup)
+    if parameter(row, 0) != COSINE:
+        return rate
+    span = max(total - warmup, np.intp(1))
+    q = min(np.float32(step - warmup) / np.float32(span), np.float32(1))
+    floor = real_parameter(row, 4)
+    return rate * fma((np.float32(1) - floor) * np.float32(0.5), np.float32(1) + cos_pi(q), floor)
+
+
+@kernel
+def schedule(row, tensors, arena, n, thread, threads, status):
+    """SCHEDULE scalars; counters (kind, rate, warmup, total, floor, beta1, beta2)."""
+    if thread != 0:
+        return
+    scalars = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET])
+    step = np.intp(i64_at(arena, tensor(row, tensors, 1)[T_OFFSET])[C_STEP])
+    one = np.float32(1)
+    scalars[V_RATE] = scalars[V_FACTOR] * _rate(row, step + 1)
+    scalars[V_CORRECTION1] = one / (one - scalars[V_POWER1] * real_parameter(row, 5))
+    scalars[V_CORRECTION2] = one / (one - scalars[V_POWER2] * real_parameter(row, 6))
+    scalars[V_CLIP] = one
+
+
+@kernel
+def advance_step(row, tensors, arena, n, thread, threads, status):
+    """ADVANCE scalars counters (beta1, beta2)."""
+    if thread != 0:
+        return
+    scalars = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET])
+    counters = i64_at(arena, tensor(row, tensors, 1)[T_OFFSET])
+    scalars[V_POWER1] *= real_parameter(row, 0)
+    scalars[V_POWER2] *= real_parameter(row, 1)
+    counters[C_STEP] += 1
+
+
+@kernel
+def grad_norm(row, tensors, arena, n, thread, threads, status):
+    """GRAD_NORM scalars; g (slot, reset)."""
+    if thread != 0:
+        return
+    scalars = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET])
+    tg = tensor(row, tensors, 1)
+    g = f32_at(arena, tg[T_OFFSET])
+    slot = parameter(row, 0)
+    before = np.float32(0) if parameter(row, 1) != 0 else scalars[slot]
+    scalars[slot] = before + dot(g, g, tg[T_SIZE])
+    if slot == V_GRAD_SQUARES and not scalars[slot] - scalars[slot] == np.float32(0):
+        record(status, NOT_FINITE, -1)
+
+
+@kernel
+def clip(row, tensors, arena, n, thread, threads, status):
+    """CLIP scalars (kind, limit); ADAPTIVE after Brock et al. 2021, for a whole function."""
+    if thread != 0:
+        return
+    scalars = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET])
+    limit = real_parameter(row, 1)
+    if parameter(row, 0) == ADAPTIVE:
+        limit *= max(sqrt(scalars[V_WEIGHT_SQUARES]), np.float32(1e-3))
+    size = sqrt(scalars[V_GRAD_SQUARES])
+    scalars[V_CLIP] = limit / size if size > limit else np.float32(1)
+
+
+@jit
+def _sgd(w, m, g, first, last, rate, clipped, beta, decay, nesterov, momentum):
+    for i in range(first, last):
+        slope = fma(decay, w[i], g[i] * clipped)
+        if momentum:
+            m[i] = fma(beta, m[i], slope)
+            slope = fma(beta, m[i], slope) if nesterov else m[i]
+        w[i] = fma(-rate, slope, w[i])
+
+
+@jit
+def _adamw(w, m, v, g, first, last, rate, clipped, beta1, beta2, epsilon, decay, correction1, correction2):
+    one = np.float32(1)
+    for i in range(first, last):
+        slope = g[i] * clipped
+        m[i] = fma(beta1, m[i], (one - beta1) * slope)
+        v[i] = fma(beta2, v[i], (one - beta2) * (slope * slope))
+        shrunk = fma(-rate * decay, w[i], w[i])
+        w[i] = shrunk - rate * (m[i] * correction1) / (sqrt(v[i] * correction2) + epsilon)
+
+
+@jit
+def _lion(w, m, g, first, last, rate, clipped, beta1, beta2, decay):
+    one, zero = np.float32(1), np.float32(0)
+    for i in range(first, last):
+        slope = g[i] * clipped
+        mixed = fma(beta1, m[i], (one - beta1) * slope)
+        sign = one if mixed > zero else (-one if mixed < zero else zero)
+        w[i] = fma(-rate, fma(decay, w[i], sign), w[i])
+        m[i] = fma(beta2, m[i], (one - beta2) * slope)
+
+
+@kernel
+def update(row, tensors, arena, n, thread, threads, status):
+    """UPDATE w m v; g scalars (kind, beta1, beta2, epsilon, decay, nesterov, scale, clip)."""
+    w, g = floats(row, tensors, arena, 0), floats(row, tensors, arena, 3)
+    m = floats(row, tensors, arena, 1) if has(row, 1) else w
+    scalars = f32_at(arena, tensor(row, tensors, 4)[T_OFFSET])
+    kind, beta1, beta2 = parameter(row, 0), real_parameter(row, 1), real_parameter(row, 2)
+    decay = real_parameter(row, 4)
+    rate = scalars[V_RATE] * real_parameter(row, 6)
+    clipped = scalars[V_CLIP] if parameter(row, 7) != 0 else np.float32(1)
+    first, last = share(tensor(row, tensors, 0)[T_SIZE], thread, threads)
+    if kind == SGD:
+        _sgd(w, m, g, first, last, rate, clipped, beta1, decay, parameter(row, 5) != 0, has(row, 1))
+    elif kind == ADAMW:
+        v = floats(row, tensors, arena, 2)
+        _adamw(
+            w, m, v, g, first, last, rate, clipped, beta1, beta2, real_parameter(row, 3), decay,
+            scalars[V_CORRECTION1], scalars[V_CORRECTION2],
+        )
+    else:
+        _lion(w, m, g, first, last, rate, clipped, beta1, beta2, decay)
