@@ -1,0 +1,29 @@
+"""edgerev: train reversible neural networks on small machines, in an amount of memory fixed before the first step."""
+
+from edgerev.layers import (
+    GELU,
+    Conv1d,
+    Conv2d,
+    Dense,
+    Depthwise,
+    Dropout,
+    GroupNorm,
+    Pointwise,
+    ReLU,
+    RMSNorm,
+    SiLU,
+)
+from edgerev.learner import Learner, Report
+from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+from edgerev.net import Block, Head, Net, Squeeze
+from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
+from edgerev.presets import preset
+from edgerev.recipe import Augment, Schedule
+
+__all__ = [
+    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "Clip", "Conv1d", "Conv2d", "CrossEntropy",
+    "Dense", "Depthwise", "Dropout", "GroupNorm", "Head", "Learner", "Lion", "MeanSquaredError", "Net", "Pointwise",
+    "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze", "preset",
+]
+
+__version__ = "0.1.0"

@@ -1,0 +1,106 @@
+"""The command line: one verb, one module.
+
+Each verb is a module of this package with `HELP` (one line), `prepare_parser(parser)` and `run(args) -> int`. Only
+the module of the verb at hand is imported, so that `edgerev --help` and `edgerev rss` cost no NumPy.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+from types import ModuleType
+
+from edgerev import __version__
+from edgerev.errors import EdgerevError, UsageError
+
+# The verbs and their help, told here so that the list needs no imports; `HELP` of each module is the same line.
+VERBS = {
+    "train": "train a net on your data and write a checkpoint",
+    "eval": "measure a checkpoint on labelled data",
+    "predict": "predict the labels of samples with a checkpoint",
+    "plan": "show the memory that a net needs, before anything runs",
+    "inspect": "show what is in a checkpoint",
+    "doctor": "check whether this machine is fit for training",
+    "rss": "measure the peak memory of a command and its children",
+    "bench": "measure exactness, speed and memory",
+    "demo": "train continually on handwritten digits and report",
+}
+
+INTERRUPTED_EXIT_CODE = 130
+BROKEN_PIPE_EXIT_CODE = 141
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one verb and return its exit code.
+
+    Parameters
+    ----------
+    argv : sequence of str, optional
+        Arguments without the program's name; those of the process by default.
+
+    Returns
+    -------
+    int
+        0, the verb's own code, an error's `exit_code`, 130 after an interrupt, 141 when the reader of the output is
+        gone.
+    """
+    try:
+        code = _dispatch(sys.argv[1:] if argv is None else list(argv))
+        sys.stdout.flush()
+        return code
+    except SystemExit as stop:  # argparse, after it printed help or an error
+        return stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+    except EdgerevError as error:
+        print(f"edgerev: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        return INTERRUPTED_EXIT_CODE
+    except BrokenPipeError:
+        # Nobody reads on; without this the interpreter would complain while it flushes at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return BROKEN_PIPE_EXIT_CODE
+
+
+def _dispatch(arguments: list[str]) -> int:
+    options = _main_parser().parse_args(arguments[:1])
+    if options.verb is None:
+        raise UsageError("no verb given; `edgerev --help` lists them")
+    module = _load(options.verb)
+    parser = argparse.ArgumentParser(prog=f"edgerev {options.verb}", description=module.HELP, allow_abbrev=False)
+    module.prepare_parser(parser)
+    return module.run(parser.parse_args(arguments[1:]))
+
+
+def _main_parser() -> argparse.ArgumentParser:
+    width = max(map(len, VERBS))
+    parser = argparse.ArgumentParser(
+        prog="edgerev",
+        usage="edgerev VERB [options]",
+        description="Train reversible neural networks on small machines, in a fixed amount of memory.",
+        epilog="verbs:\n" + "\n".join(f"  {verb:<{width}}  {text}" for verb, text in VERBS.items())
+        + "\n\n`edgerev VERB --help` tells the options of one.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )  # fmt: skip
+    parser.add_argument("--version", action="version", version=f"edgerev {__version__}")
+    parser.add_argument("verb", metavar="VERB", nargs="?", help="what to do")
+    return parser
+
+
+def _load(verb: str) -> ModuleType:
+    if verb not in VERBS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(verb, VERBS, n=1)
+        advice = f"did you mean {close[0]!r}?" if close else "`edgerev --help` lists them"
+        raise UsageError(f"unknown verb {verb!r}; {advice}")
+    name = f"{__name__}.{verb}"
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        raise UsageError(f"the verb {verb!r} is not part of this build; `edgerev --help` lists all verbs") from None

@@ -1,0 +1,122 @@
+"""What a checkpoint says about itself: net, recipe, classes, and how far training is."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import NamedTuple
+
+from edgerev import checkpoint
+from edgerev.errors import CheckpointError, UsageError
+from edgerev.losses import LOSSES
+from edgerev.net import Net
+from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
+from edgerev.recipe import Augment, Recipe
+
+CHECKPOINT_FORMAT = "1"
+_WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
+
+
+@dataclass(frozen=True)
+class Position:
+    """Where training is, so that it can be resumed; a checkpoint holds it.
+
+    Attributes
+    ----------
+    experience, epoch, sample : how many of them are done, each within the one before
+    loss : mean training loss of this epoch so far, or of the last one if no sample of this one is done
+    matrix : accuracies measured so far, a row for each experience that is done
+    stream : training and test samples of each experience; resuming needs the same
+    """
+
+    experience: int = 0
+    epoch: int = 0
+    sample: int = 0
+    loss: float = 0.0
+    matrix: list[list[float]] = field(default_factory=list)
+    stream: list[list[int]] = field(default_factory=list)
+
+
+class Contents(NamedTuple):
+    """What a checkpoint holds besides numbers.
+
+    Attributes
+    ----------
+    net, recipe, classes, position : see `Learner`
+    header : its tensors, and the metadata as they stand in the file
+    """
+
+    net: Net
+    recipe: Recipe
+    classes: list[str]
+    position: Position
+    header: checkpoint.Header
+
+
+def to_metadata(net: Net, recipe: Recipe, classes: list[str], position: Position) -> dict[str, str]:
+    """Return the metadata of a checkpoint; `peek` reads them."""
+    described = asdict(recipe)
+    for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
+        described[name]["kind"] = _WORDS[type(part)]
+    return {
+        "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
+        "classes": json.dumps(classes), "position": json.dumps(asdict(position)),
+    }
+
+
+def peek(path: str) -> Contents:
+    """Verify a checkpoint and return what it holds, without loading its parameters.
+
+    Raises
+    ------
+    CheckpointError
+        The file is missing, damaged, of another format, or no checkpoint of edgerev's.
+    """
+    header = checkpoint.verify(path)
+    metadata = header.metadata
+    if metadata.get("format") != CHECKPOINT_FORMAT:
+        raise CheckpointError(
+            f"{path} is of format {metadata.get('format')}; expected {CHECKPOINT_FORMAT}, a checkpoint of this version "
+            "of edgerev; use the version that wrote it"
+        )
+    try:
+        return Contents(
+            Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
+            list(json.loads(metadata["classes"])), Position(**json.loads(metadata["position"])), header,
+        )
+    except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
+        raise CheckpointError(
+            f"{path} has metadata that cannot be used ({error!r}); expected a checkpoint made by edgerev; make it again"
+        ) from error
+
+
+def _recipe_from_dict(data: dict) -> Recipe:
+    optimizer, loss, clip = dict(data["optimizer"]), dict(data["loss"]), data["clip"]
+    return Recipe(
+        data["batch"], OPTIMIZERS[optimizer.pop("kind")](**optimizer), RateSchedule(**data["rate_schedule"]),
+        Clip(**clip) if clip else None, LOSSES[loss.pop("kind")](**loss), Augment(**data["augment"]), data["atomic"],
+    )
+
+
+def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
+    """Refuse a checkpoint whose numbers mean something else; rates, batch, clipping and augmentation may differ.
+
+    Raises
+    ------
+    CheckpointError
+        Net, kind of optimizer or kind of loss are not those of the learner; the message says which.
+    """
+    there, here = _facts(found.net, found.recipe), _facts(net, recipe)
+    differences = [f"{name} {there[name]}, not {here[name]}" for name in there if there[name] != here[name]]
+    if differences:
+        raise CheckpointError(
+            f"{path} belongs to another net or another way of training: {'; '.join(differences)}; expected the same; "
+            "go back to what it was made with, or start anew in another file"
+        )
+
+
+def _facts(net: Net, recipe: Recipe) -> dict[str, str]:
+    facts = {name: json.dumps(value) for name, value in net.to_dict().items()}
+    facts["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
+    facts["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
+    return facts

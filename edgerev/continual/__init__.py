@@ -1,0 +1,1 @@
+"""Learning without forgetting: scenarios and metrics."""

@@ -1,0 +1,165 @@
+"""Opening a user's data: converted once into a file of records (the cache), and read from there ever after.
+
+The cache may be deleted at any time; it is made again. A new one is made when the source's path, size or time of
+change differ, and the old one is left where it is. Nothing here needs NumPy unless a conversion does.
+
+File: 8 bytes magic, the header's offset (uint64), zeros up to byte 64, the regions of samples and targets, and at the
+end the header in JSON. Numbers are in the machine's byte order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import struct
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from edgerev.data.files import fsync_folder, open_exclusive, unlink_own
+from edgerev.data.records import Records
+from edgerev.data.sources import Splits, find
+from edgerev.errors import DataError, UsageError
+
+MAGIC = b"EDGEREC\x01"
+MAX_HEADER_BYTES = 1 << 26
+HEAD = struct.Struct("=8sQ")
+Label = str | Sequence[str] | None
+
+
+class Dataset(NamedTuple):
+    """The two parts of a data set."""
+
+    train: Records
+    test: Records | None
+
+
+def open_dataset(
+    path: str | os.PathLike[str], *, label: Label = "label", cache: str | os.PathLike[str] | None = None
+) -> Dataset:
+    """Open a data set of any size, converting it on first use.
+
+    Samples that are uint8 stay uint8; all other numbers become float32. An array of 2 dimensions holds feature rows
+    `(features,)`; of 3, images `(height, width, 1)` if uint8, else signals `(time, channels)`; of 4,
+    `(height, width, channels)`. Targets of one dimension that are integers or strings are class labels and become
+    ids in sorted order, the same in both parts; floats, and rows of any type, become float32 targets.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        An IDX, NPY, NPZ or CSV file, a folder of them (concatenated in the order of their names), or a folder with
+        `train.*` and `test.*` or the folders `train` and `test`.
+    label : str, sequence of str or None
+        The label column of a CSV; several columns, or one in a list, for float32 targets. None reads any format
+        without targets.
+    cache : str or os.PathLike, optional
+        Folder of the converted sets; `$XDG_CACHE_HOME/edgerev/data` by default.
+
+    Returns
+    -------
+    Dataset
+        The training part, and the test part or None.
+
+    Raises
+    ------
+    DataError
+        If the source cannot be read, is empty, holds numbers that are not finite in float32, or labels that do not
+        fit together; or if the cache cannot be written.
+    UsageError
+        If `label` names no column.
+    """
+    if label is not None and (not label or not all(isinstance(name, str) and name for name in label)):
+        raise UsageError(f"label is {label!r}; expected the name of a column, a list of names, or None; pass one")
+    columns = label if label is None or isinstance(label, str) else tuple(label)
+    splits = find(Path(path))
+    stamp = _stamp(splits, columns)
+    target = (_default_folder() if cache is None else Path(cache)) / f"{stamp}.records"
+    dataset = _open_converted(target)
+    if dataset is None:
+        _make(splits, columns, target)
+        if _stamp(splits, columns) != stamp:
+            target.unlink(missing_ok=True)
+            raise DataError(f"{path} changed while it was read; expected it to stay as it is; try again")
+        dataset = _open_converted(target)
+    if dataset is None:
+        raise DataError(f"{target} vanished while it was opened; expected to keep it; try again, or pass cache=")
+    return dataset
+
+
+def _default_folder() -> Path:
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "edgerev" / "data"
+
+
+def _stamp(splits: Splits, label: Label) -> str:
+    """Name a conversion by everything that decides its result."""
+    facts: list[object] = [MAGIC.decode("latin-1"), sys.byteorder, label]
+    for split, sources in splits.items():
+        for source in sources:
+            files = source.files[:1] if label is None else source.files
+            facts.append((split, source.kind, source.keys, [_file_facts(path) for path in files]))
+    return hashlib.sha256(json.dumps(facts).encode()).hexdigest()
+
+
+def _file_facts(path: Path) -> tuple[str, int, int]:
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise DataError(f"cannot read {path} ({error}); expected a file; check that it is there") from error
+    return os.path.realpath(path), status.st_size, status.st_mtime_ns
+
+
+def _open_converted(path: Path) -> Dataset | None:
+    """Open a cache; None if there is none, or it is not whole."""
+    try:
+        with path.open("rb") as file:
+            magic, at = HEAD.unpack(file.read(HEAD.size))
+            file.seek(at)
+            header = json.loads(file.read(MAX_HEADER_BYTES))
+        if magic != MAGIC:
+            return None
+        parts = {
+            name: Records(
+                path,
+                part["offset"],
+                part["count"],
+                tuple(part["shape"]),
+                part["dtype"],
+                target_offset=part["target_offset"],
+                target_shape=tuple(part["target_shape"]),
+                target_dtype=part["target_dtype"],
+                classes=header["classes"],
+            )
+            for name, part in header["splits"].items()
+        }
+        return Dataset(parts["train"], parts.get("test"))
+    except (OSError, struct.error, ValueError, KeyError, TypeError, OverflowError, DataError, UsageError):
+        return None
+
+
+def _make(splits: Splits, label: Label, target: Path) -> None:
+    """Convert into a temporary file and rename it, so that what has the name is whole."""
+    from edgerev.data.convert import convert
+
+    temporary = str(target.with_suffix(".part"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fd = open_exclusive(temporary, wait=True)
+        try:
+            # Another process may have finished the same conversion while this one waited for the file.
+            if _open_converted(target) is None:
+                with os.fdopen(fd, "wb", closefd=False) as file:
+                    convert(splits, label, file, str(target.parent))
+                os.fsync(fd)
+                os.replace(temporary, target)
+                fsync_folder(str(target.parent))
+        finally:
+            unlink_own(fd, temporary)
+            os.close(fd)
+    except OSError as error:
+        raise DataError(
+            f"cannot write the converted data set {target} ({error}); expected room for all samples; free some "
+            "space, or name another folder by cache= or XDG_CACHE_HOME"
+        ) from error

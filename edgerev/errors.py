@@ -1,0 +1,56 @@
+"""Every error that edgerev raises on purpose, and the exit code that the command line gives it.
+
+A message says what happened, what was expected, and what to do next.
+"""
+
+from edgerev.kernels.layout import Status
+
+
+class EdgerevError(Exception):
+    """Base of all errors below; the command line prints its text and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class UsageError(EdgerevError):
+    """The caller asked for something that cannot be: a bad option, key, shape or type."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """A configuration file has errors; the message lists all of them with their paths."""
+
+
+class NetError(UsageError):
+    """A net's description does not fit together."""
+
+
+class BudgetError(UsageError):
+    """The plan does not fit the budget, under any schedule."""
+
+
+class DataError(EdgerevError):
+    """A data set or a batch cannot be used: unreadable, empty, wrong shape, not finite, unknown label."""
+
+
+class NumericError(EdgerevError):
+    """A value left its range while computing: an overflowing state, a gradient that is not finite.
+
+    Attributes
+    ----------
+    status : what the kernels recorded, or None
+    row : the program's row that recorded it, or None
+    """
+
+    def __init__(self, message: str, status: Status | None = None, row: int | None = None) -> None:
+        super().__init__(message)
+        self.status, self.row = status, row
+
+
+class CheckpointError(EdgerevError):
+    """A checkpoint cannot be read or written, or belongs to another net."""
+
+
+class KernelError(EdgerevError):
+    """The compiled kernels cannot be built or loaded."""

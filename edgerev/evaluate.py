@@ -1,0 +1,53 @@
+"""Measure a learner on a data set."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from edgerev.data import Records
+from edgerev.data.feed import Feed
+from edgerev.kernels.layout import LossKind
+from edgerev.learner import Learner
+
+
+class Evaluation(NamedTuple):
+    """How well a learner answers.
+
+    Attributes
+    ----------
+    samples : how many there were
+    accuracy : share of right answers; of right outputs for a binary loss; 0 where targets are values
+    squared_error : mean squared error of the probabilities or values; 0 where targets are classes
+    """
+
+    samples: int
+    accuracy: float
+    squared_error: float = 0.0
+
+
+def evaluate(learner: Learner, records: Records) -> Evaluation:
+    """Measure a learner on all of `records`.
+
+    Raises
+    ------
+    DataError
+        Shape, targets or classes are not what the learner was trained on.
+    """
+    feed = Feed(records, learner.runtime)
+    numbers = learner.class_numbers(records.classes) if records.classes is not None else []
+    answers, targets = learner.runtime.view("probability"), learner.runtime.view("target")
+    outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)
+    right = error = 0.0
+    for first in range(0, count, most):
+        n = feed.fill(range(first, min(first + most, count)))
+        learner.predict_step(n)
+        for sample in range(n):
+            row = answers[sample * outputs : (sample + 1) * outputs].tolist()
+            if learner.recipe.loss.labels:
+                right += learner.answer(row) == numbers[targets[sample]]
+                continue
+            wanted = targets[sample * outputs : (sample + 1) * outputs].tolist()
+            error += sum((answer - target) ** 2 for answer, target in zip(row, wanted)) / outputs
+            if learner.recipe.loss.number == LossKind.BINARY_CROSS_ENTROPY:
+                right += sum((answer > 0.5) == (target > 0.5) for answer, target in zip(row, wanted)) / outputs
+    return Evaluation(count, right / count, error / count)

@@ -1,0 +1,193 @@
+"""Layers of stems and residual functions: what they are, not how they run (`edgerev.lower_layers` does that).
+
+Shapes are those of one sample, channels last: ``(features,)``, ``(time, channels)`` or ``(height, width, channels)``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, fields
+from typing import ClassVar
+
+from edgerev.errors import NetError
+
+Shape = tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Base of all layers.
+
+    Attributes
+    ----------
+    word : how files name the layer
+    """
+
+    word: ClassVar[str]
+
+    def output_shape(self, shape: Shape) -> Shape:
+        """Return the shape of the output for an input of `shape`; raise NetError where that cannot be."""
+        return shape
+
+    def to_dict(self) -> dict:
+        """Return the layer as plain data; `layer_from_dict` reads it."""
+        return {"layer": self.word, **asdict(self)}
+
+
+def _need(condition: bool, layer: Layer, problem: str) -> None:
+    if not condition:
+        raise NetError(f"{layer}: {problem}")
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """Every output feature from every input feature; for samples of shape ``(features,)``."""
+
+    word = "dense"
+    channels: int
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.channels > 0, self, "channels must be at least 1")
+        _need(len(shape) == 1, self, f"expects samples of shape (features,), not {shape}; use a convolution")
+        return (self.channels,)
+
+
+@dataclass(frozen=True)
+class _Convolution(Layer):
+    channels: int
+    kernel: int = 3
+    dimensions: ClassVar[int] = 0
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.channels > 0, self, "channels must be at least 1")
+        _need(self.kernel % 2 == 1 and self.kernel > 0, self, "the kernel must be odd, so that sizes are kept")
+        _need(len(shape) == self.dimensions + 1, self, f"does not fit samples of shape {shape}")
+        return (*shape[:-1], self.channels)
+
+
+@dataclass(frozen=True)
+class Conv1d(_Convolution):
+    """Convolution over time, zero-padded to keep the length; for ``(time, channels)``."""
+
+    word = "conv1d"
+    dimensions = 1
+
+
+@dataclass(frozen=True)
+class Conv2d(_Convolution):
+    """Convolution over space, zero-padded to keep the size; for ``(height, width, channels)``."""
+
+    word = "conv2d"
+    dimensions = 2
+
+
+@dataclass(frozen=True)
+class Pointwise(Layer):
+    """Convolution with a kernel of one position."""
+
+    word = "pointwise"
+    channels: int
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.channels > 0, self, "channels must be at least 1")
+        return (*shape[:-1], self.channels)
+
+
+@dataclass(frozen=True)
+class Depthwise(Layer):
+    """Convolution of each channel by itself, zero-padded to keep the size."""
+
+    word = "depthwise"
+    kernel: int = 3
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.kernel % 2 == 1 and self.kernel > 0, self, "the kernel must be odd, so that sizes are kept")
+        _need(len(shape) > 1, self, f"expects (time, channels) or (height, width, channels), not {shape}")
+        return shape
+
+
+@dataclass(frozen=True)
+class ReLU(Layer):
+    """``max(x, 0)``."""
+
+    word = "relu"
+
+
+@dataclass(frozen=True)
+class GELU(Layer):
+    """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)."""
+
+    word = "gelu"
+
+
+@dataclass(frozen=True)
+class SiLU(Layer):
+    """``x * sigmoid(x)`` (Elfwing, Uchibe, Doya 2018)."""
+
+    word = "silu"
+
+
+@dataclass(frozen=True)
+class RMSNorm(Layer):
+    """Each position divided by the root mean square of its channels (Zhang and Sennrich 2019), times a gain."""
+
+    word = "rmsnorm"
+    epsilon: float = 1e-5
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.epsilon > 0, self, "epsilon must be positive")
+        return shape
+
+
+@dataclass(frozen=True)
+class GroupNorm(Layer):
+    """Each group of channels of a sample to mean 0 and variance 1 (Wu and He 2018), times a gain, plus a bias."""
+
+    word = "groupnorm"
+    groups: int = 1
+    epsilon: float = 1e-5
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(self.epsilon > 0, self, "epsilon must be positive")
+        _need(self.groups > 0 and shape[-1] % self.groups == 0, self, f"groups must divide the {shape[-1]} channels")
+        return shape
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """While training, each element is 0 with chance `rate`, else scaled by ``1 / (1 - rate)``."""
+
+    word = "dropout"
+    rate: float = 0.1
+
+    def output_shape(self, shape: Shape) -> Shape:
+        _need(0 <= self.rate < 1, self, "rate must be in 0 .. 1, 1 excluded")
+        return shape
+
+
+LAYERS: dict[str, type[Layer]] = {
+    kind.word: kind
+    for kind in (Dense, Conv1d, Conv2d, Pointwise, Depthwise, ReLU, GELU, SiLU, RMSNorm, GroupNorm, Dropout)
+}
+
+
+def layer_from_dict(data: dict) -> Layer:
+    """Return the layer that `Layer.to_dict` described.
+
+    Raises
+    ------
+    NetError
+        No layer has that name, or it has no such option.
+    """
+    word = data.get("layer")
+    if word not in LAYERS:
+        raise NetError(f"unknown layer {word!r}; expected one of {', '.join(LAYERS)}")
+    kind = LAYERS[word]
+    options = {key: value for key, value in data.items() if key != "layer"}
+    known = [field.name for field in fields(kind)]
+    unknown = sorted(set(options) - set(known))
+    if unknown:
+        raise NetError(f"layer {word!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+    try:
+        return kind(**options)
+    except TypeError as error:
+        raise NetError(f"layer {word!r}: {error}") from error

@@ -1,0 +1,71 @@
+"""Losses, as plain descriptions; kernels/loss.py computes them. Each is a mean over the samples of a batch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import inf
+from typing import ClassVar
+
+from edgerev.errors import UsageError
+from edgerev.kernels.layout import LossKind
+
+
+@dataclass(frozen=True)
+class Loss:
+    """Base of the losses.
+
+    Attributes
+    ----------
+    number : its kind in the program
+    weights : factor for each class or output, or None
+    """
+
+    number: ClassVar[LossKind]
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if self.weights is not None:
+            object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
+            if not self.weights or not all(0 <= weight < inf for weight in self.weights):
+                raise UsageError(f"{self}: expected finite weights, one or more, none of them negative")
+
+    @property
+    def labels(self) -> bool:
+        """Whether targets are class numbers rather than a value for each output."""
+        return self.number == LossKind.CROSS_ENTROPY
+
+
+@dataclass(frozen=True)
+class _Smoothed(Loss):
+    smoothing: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.smoothing < 1:
+            raise UsageError(f"{self}: smoothing must be in 0 .. 1, 1 excluded")
+
+
+@dataclass(frozen=True)
+class CrossEntropy(_Smoothed):
+    """Softmax cross-entropy; `smoothing` spreads that share of the target over all classes (Szegedy et al. 2016)."""
+
+    number = LossKind.CROSS_ENTROPY
+
+
+@dataclass(frozen=True)
+class BinaryCrossEntropy(_Smoothed):
+    """Cross-entropy of each output on its own, for several labels at once; `smoothing` pulls targets to 1/2."""
+
+    number = LossKind.BINARY_CROSS_ENTROPY
+
+
+@dataclass(frozen=True)
+class MeanSquaredError(Loss):
+    """Mean over outputs of the squared difference."""
+
+    number = LossKind.MEAN_SQUARED_ERROR
+
+
+LOSSES: dict[str, type[Loss]] = {
+    "cross_entropy": CrossEntropy, "binary_cross_entropy": BinaryCrossEntropy, "mean_squared_error": MeanSquaredError,
+}

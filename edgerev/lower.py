@@ -1,0 +1,312 @@
+"""From a net to a program: forward, loss, inverse and backward, update.
+
+The order within one step, per residual function and last function first: rebuild its input and inner activations and
+take it off the state, the gradients layer by layer, then the update of its parameters, which happens after their last
+use in the step. So one function's gradient is alive at a time, unless something needs all of them before the first
+update (`edgerev.lower_update`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgerev.kernels.layout import DType, Op, PoolKind
+from edgerev.lower_layers import Context
+from edgerev.lower_tensors import NetTensors
+from edgerev.lower_update import Updater
+from edgerev.net import Function, Net, Squeeze
+from edgerev.program import Program, Region
+from edgerev.recipe import Recipe, Schedule
+
+FIRST_INIT_STREAM = 1 << 20  # streams of initial weights; those below belong to augmentation and dropout
+
+
+def lower(net: Net, recipe: Recipe, schedule: Schedule) -> Program:
+    """Return the program of `net`.
+
+    Its sections are init; train; encode (to the state at the backbone's entry), forward, read_out, inverse; and, for
+    a ridge head, ridge_reset, ridge_add, ridge_solve. All but train see at most one micro-batch.
+
+    Raises
+    ------
+    NetError, UsageError
+        Net and recipe do not fit each other.
+    """
+    lowering = Lowering(net, recipe, schedule)
+    lowering.emit_sections()
+    return lowering.program
+
+
+class Lowering:
+    """One lowering under way: the program so far, and where the net's tensors are."""
+
+    def __init__(self, net: Net, recipe: Recipe, schedule: Schedule) -> None:
+        self.net, self.recipe, self.schedule = net, recipe, schedule
+        self.program = Program(recipe.batch)
+        self.tensors = NetTensors(self.program, net, recipe, schedule)
+        self.updater = Updater(self.tensors)
+        self._parts = list(net.functions())
+        self._scale = net.branch_scale
+        self._signatures: dict[tuple, str] = {}
+        self._kept: dict[str, list[int]] = {}
+
+    # -- sections ---------------------------------------------------------------------------------------------
+
+    def emit_sections(self) -> None:
+        """Emit every section; see `lower`."""
+        program = self.program
+        with program.section("init"):
+            self._initialise()
+        with program.section("train"):
+            self._train()
+        with program.samples(0, self.schedule.micro_batch):
+            with program.section("encode"):
+                self._encode(train=False)
+                program.emit(Op.CHECK)
+            with program.section("forward"):
+                self._forward(train=False)
+                program.emit(Op.CHECK)
+            with program.section("read_out"):
+                self._read_out()
+            with program.section("inverse"):
+                self._inverse()
+                program.emit(Op.CHECK)
+        if self.net.head.kind == "ridge":
+            self._ridge_sections()
+
+    def _initialise(self) -> None:
+        emit, counters = self.program.emit, self.tensors.counters
+        emit(Op.INIT, self.tensors.scalars, counters, value=1.0)
+        emit(Op.INIT, self.tensors.mean, counters, value=0.0)
+        emit(Op.INIT, self.tensors.scale, counters, value=1.0)
+        stream = FIRST_INIT_STREAM
+        for _, module in self.tensors.modules():
+            for parameter in (parameter for found in module.parameters for parameter in found):
+                value = parameter.bound or parameter.constant
+                self.program.trainable += self.program.decode_tensor(parameter.tensor).size
+                emit(Op.INIT, parameter.tensor, counters, random=parameter.bound > 0, value=value, stream=stream)
+                stream += 1
+                for moment in parameter.moments:
+                    emit(Op.ZERO, moment)
+        if self.net.head.kind == "ridge":
+            for tensor in (*self.tensors.ridge, *self.tensors.sums):
+                emit(Op.ZERO, tensor)
+
+    def _train(self) -> None:
+        optimizer, program, rates = self.recipe.optimizer, self.program, self.recipe.rate_schedule
+        constants = optimizer.constants()
+        betas = {name: constants.get(name, 0.0) if optimizer.moments == 2 else 0.0 for name in ("beta1", "beta2")}
+        program.emit(
+            Op.SCHEDULE, self.tensors.scalars, self.tensors.counters, kind=rates.number, rate=optimizer.rate,
+            warmup=rates.warmup, total=rates.steps, floor=rates.floor, **betas,
+        )
+        for index, _ in enumerate(self._micro_batches()):
+            self._encode(train=True)
+            self._forward(train=True)
+            self._loss_and_head(accumulate=index > 0)
+            self._backward(accumulate=index > 0)
+            self._stem_backward(accumulate=index > 0)
+        program.emit(Op.REPORT, self.tensors.report, self.tensors.losses)
+        if self.updater.deferred:
+            self.updater.commit()
+        program.emit(Op.ADVANCE, self.tensors.scalars, self.tensors.counters, **betas)
+
+    def _micro_batches(self) -> Iterator[None]:
+        for first in range(0, self.recipe.batch, self.schedule.micro_batch):
+            with self.program.samples(first, self.schedule.micro_batch):
+                yield
+
+    @contextmanager
+    def _chunk(self, first: int, key: str) -> Iterator[None]:
+        with self.program.samples(first, self.schedule.chunk), self.program.scope(Region.WORKSPACE, key):
+            yield
+
+    def _chunks(self, key: str) -> Iterator[int]:
+        """Run the body once for each chunk of the micro-batch at hand; yield the chunk's index."""
+        start, count = self.program.sample_range
+        for index, first in enumerate(range(start, start + count, self.schedule.chunk)):
+            with self._chunk(first, key):
+                yield index
+
+    def _context(self, train: bool, stored: str = "") -> Context:
+        return Context(self.program, self.schedule.chunk, self.tensors.counters, train, stored)
+
+    # -- forward ----------------------------------------------------------------------------------------------
+
+    def _input(self, context: Context) -> int:
+        augment, tensors = self.recipe.augment, self.tensors
+        x = self.tensors.stem.input(context)
+        self.program.emit(
+            Op.INPUT, x, tensors.raw, tensors.mean, tensors.scale, tensors.counters, augment=context.train,
+            shift=augment.shift, flip=augment.flip, noise=augment.noise,
+        )
+        return x
+
+    def _encode(self, *, train: bool) -> None:
+        """From raw samples to the state at the backbone's entry."""
+        context = self._context(train)
+        half = self.net.half_shape[-1]
+        with self.program.block("stem"):
+            for _ in self._chunks(f"stem/{train}"):
+                output = self.tensors.stem.forward(context, self._input(context))[-1]
+                for side, state in enumerate(self.tensors.states[0]):
+                    self.program.emit(Op.COUPLE, state, output, sign=0, channel=side * half)
+
+    def _forward(self, *, train: bool) -> None:
+        stage = 0
+        self._kept = {}
+        for part in self._parts:
+            if isinstance(part, Squeeze):
+                self._squeeze(self.tensors.states, stage, inverse=False)
+                stage += 1
+                continue
+            with self.program.block(part.name):
+                self._couple(part, stage, train=train, sign=1)
+
+    def _couple(self, part: Function, stage: int, *, train: bool, sign: int) -> None:
+        """Emit ``state[target] += sign * F(state[source])``."""
+        stored = part.name if train and part.name in self.tensors.stored else ""
+        context, module = self._context(train, stored), self.tensors.functions[part.name]
+        for _ in self._chunks(f"{self._signature(part)}/couple/{train}/{bool(stored)}"):
+            x = module.input(context)
+            self.program.emit(Op.LOAD, x, self.tensors.states[stage][part.source])
+            activations = module.forward(context, x)
+            target = self.tensors.states[stage][part.target]
+            self.program.emit(Op.COUPLE, target, activations[-1], sign=sign, scale=self._scale)
+            if stored:
+                self._kept[part.name] = activations
+
+    def _inverse(self) -> None:
+        stage = len(self.tensors.states) - 1
+        for part in reversed(self._parts):
+            if isinstance(part, Squeeze):
+                stage -= 1
+                self._squeeze(self.tensors.states, stage, inverse=True)
+                continue
+            with self.program.block(part.name):
+                self._couple(part, stage, train=False, sign=-1)
+
+    def _squeeze(self, pairs: list[tuple[int, int]], stage: int, *, inverse: bool) -> None:
+        """Take both halves from the size of `stage` to that of the next stage, or back."""
+        wide, deep = pairs[stage], pairs[stage + 1]
+        source, target = (deep, wide) if inverse else (wide, deep)
+        shape = self.program.decode_tensor(target[0])
+        for _ in self._chunks(f"squeeze/{shape.shape}/{shape.dtype}/{inverse}"):
+            moved = self.program.tensor(
+                "moved", shape.shape, Region.WORKSPACE, dtype=shape.dtype, capacity=self.schedule.chunk
+            )
+            for half in (0, 1):
+                self.program.emit(Op.SQUEEZE, moved, source[half], inverse=inverse)
+                self.program.emit(Op.COPY, target[half], moved)
+
+    def _pool(self) -> int:
+        features = self.program.tensor(
+            "features", (self.net.features,), Region.WORKSPACE, capacity=self.schedule.micro_batch
+        )
+        self.program.emit(Op.POOL, features, *self.tensors.states[-1], kind=PoolKind[self.net.head.pool.upper()])
+        return features
+
+    def _logits(self) -> int:
+        return self.program.tensor(
+            "logits", (self.net.head.outputs,), Region.WORKSPACE, capacity=self.schedule.micro_batch
+        )
+
+    def _read_out(self) -> None:
+        program = self.program
+        with program.block("head"), program.scope(Region.WORKSPACE, "read_out"):
+            features, logits = self._pool(), self._logits()
+            weights = [parameter.tensor for parameter in self.tensors.head.parameters[0]]
+            if self.net.head.kind == "ridge":
+                weights = self.tensors.ridge
+            program.emit(Op.CONV, logits, features, *weights, kernel_h=1, kernel_w=1)
+            program.emit(Op.PROBABILITY, self.tensors.probability, logits, kind=self.recipe.loss.number)
+            program.emit(Op.CHECK)
+
+    # -- backward ---------------------------------------------------------------------------------------------
+
+    def _signature(self, part: Function) -> str:
+        """Return a short name that residual functions of one structure share, and with it their scratch."""
+        return self._signatures.setdefault((part.layers, part.shape), f"function{len(self._signatures)}")
+
+    def _loss_and_head(self, *, accumulate: bool) -> None:
+        program, tensors, head = self.program, self.tensors, self.tensors.head
+        context = Context(program, self.schedule.micro_batch, self.tensors.counters, True)
+        with (
+            program.block("head"), program.scope(Region.WORKSPACE, "head"),
+            self.updater.gradient("head", "head", head) as gradients,
+        ):
+            features = self._pool()
+            logits = head.forward(context, features)[-1]
+            slope = head.output_gradient(context)
+            program.emit(
+                Op.LOSS, slope, tensors.losses, logits, tensors.target, tensors.loss_weights,
+                kind=self.recipe.loss.number, smoothing=getattr(self.recipe.loss, "smoothing", 0.0),
+            )
+            program.emit(Op.CHECK)
+            dfeatures = head.backward(context, [features], slope, gradients, accumulate)
+            kind = PoolKind[self.net.head.pool.upper()]
+            program.emit(Op.POOL_GRAD, *self.tensors.state_gradients[-1], dfeatures, kind=kind)
+
+    def _backward(self, *, accumulate: bool) -> None:
+        stage, left = len(self.tensors.states) - 1, len(self.tensors.functions)
+        for part in reversed(self._parts):
+            if isinstance(part, Squeeze):
+                stage -= 1
+                if left > len(self.tensors.stored):  # stored functions do not look at the state any more
+                    self._squeeze(self.tensors.states, stage, inverse=True)
+                self._squeeze(self.tensors.state_gradients, stage, inverse=True)
+                continue
+            left -= 1
+            with self.program.block(part.name):
+                self._function_backward(part, stage, accumulate=accumulate)
+
+    def _function_backward(self, part: Function, stage: int, *, accumulate: bool) -> None:
+        """Take one function off the state, pass its gradient on, and update its parameters."""
+        program, module, key = self.program, self.tensors.functions[part.name], self._signature(part)
+        context = self._context(train=True)
+        states, slopes = self.tensors.states[stage], self.tensors.state_gradients[stage]
+        stored = self._kept.get(part.name)
+        with self.updater.gradient(part.name, key, module) as gradients:
+            for index in self._chunks(f"{key}/backward/{stored is not None}"):
+                activations = stored
+                if activations is None:
+                    x = module.input(context)
+                    program.emit(Op.LOAD, x, states[part.source])
+                    activations = module.forward(context, x)
+                    program.emit(Op.COUPLE, states[part.target], activations[-1], sign=-1, scale=self._scale)
+                dy = module.output_gradient(context)
+                program.emit(Op.LOAD, dy, slopes[part.target], scale=self._scale)
+                backward = self._context(train=True, stored=part.name if stored else "")
+                dx = module.backward(backward, activations, dy, gradients, accumulate or index > 0)
+                program.emit(Op.ACCUMULATE, slopes[part.source], dx)
+
+    def _stem_backward(self, *, accumulate: bool) -> None:
+        program, stem = self.program, self.tensors.stem
+        context, half = self._context(train=True), self.net.half_shape[-1]
+        with program.block("stem"), self.updater.gradient("stem", "stem", stem) as gradients:
+            for index in self._chunks("stem/backward"):
+                x = self._input(context)
+                dy = stem.output_gradient(context)
+                for side, slope in enumerate(self.tensors.state_gradients[0]):
+                    program.emit(Op.LOAD, dy, slope, channel=side * half)
+                stem.backward(context, [x], dy, gradients, accumulate or index > 0, input_gradient=False)
+
+    # -- ridge ------------------------------------------------------------------------------------------------
+
+    def _ridge_sections(self) -> None:
+        program, size = self.program, self.net.features
+        with program.section("ridge_reset"):
+            for tensor in self.tensors.sums:
+                program.emit(Op.ZERO, tensor)
+        with (
+            program.section("ridge_add"), program.samples(0, self.schedule.micro_batch), program.block("head"),
+            program.scope(Region.WORKSPACE, "ridge_add"),
+        ):
+            features = self._pool()
+            program.emit(Op.RIDGE_SUMS, *self.tensors.sums, features, self.tensors.target)
+            program.emit(Op.CHECK)
+        with program.section("ridge_solve"), program.block("head"), program.scope(Region.WORKSPACE, "ridge_solve"):
+            work = program.tensor("work", (size + 2, size + 1), Region.WORKSPACE, dtype=DType.F64)
+            program.emit(Op.RIDGE_SOLVE, *self.tensors.ridge, work, *self.tensors.sums, strength=self.net.head.ridge)
+            program.emit(Op.CHECK)

@@ -1,0 +1,243 @@
+"""How each layer becomes instructions: its parameters, its forward pass and its two gradients.
+
+A layer knows nothing of couplings or schedules; `edgerev.lower_function` strings layers together.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from edgerev import layers
+from edgerev.kernels.layout import Activation, NormKind, Op
+from edgerev.program import Program, Region
+
+Shape3 = tuple[int, int, int]
+
+
+def shape3(shape: layers.Shape) -> Shape3:
+    """Return a sample's shape as (height, width, channels)."""
+    height, width, channels = (1,) * (3 - len(shape)) + tuple(shape)
+    return height, width, channels
+
+
+class ParameterSpec(NamedTuple):
+    """A parameter that a layer needs.
+
+    Attributes
+    ----------
+    bound : initial values are uniform in +-bound, or all `constant` where bound is 0
+    decays : whether weight decay applies (to matrices, not to biases and gains)
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    bound: float
+    constant: float
+    decays: bool
+
+
+@dataclass(frozen=True)
+class Context:
+    """What lowering a layer needs to know of its surroundings.
+
+    Attributes
+    ----------
+    capacity : samples that scratch tensors hold
+    train : whether dropout is on
+    streams : number of the first random stream that the layers may draw from, one for each layer
+    stored : name under which activations stay until the backward pass; empty when they are computed again
+    """
+
+    program: Program
+    capacity: int
+    counters: int
+    train: bool
+    stored: str = ""
+    streams: int = 0
+
+    def scratch(self, name: str, shape: tuple[int, ...], halo: tuple[int, int] = (0, 0)) -> int:
+        """Return a float32 workspace tensor of the samples at hand."""
+        return self.program.tensor(name, shape, Region.WORKSPACE, capacity=self.capacity, halo=halo)
+
+    def activation(self, name: str, shape: tuple[int, ...], halo: tuple[int, int] = (0, 0)) -> int:
+        """Return a tensor that the backward pass needs: stored if the schedule says so, else scratch."""
+        if not self.stored:
+            return self.scratch(name, shape, halo)
+        return self.program.tensor(
+            f"{self.stored}.{name}", shape, Region.STORED, capacity=self.capacity, halo=halo
+        )
+
+
+class LoweredLayer:
+    """Base: a layer at its place, for inputs of a known shape.
+
+    Attributes
+    ----------
+    halo : zeros that it needs around its input, and around the gradient of its output
+    in_place : the output lies on the input (forward)
+    in_place_backward : the gradient of the input lies on the gradient of the output
+    only_training : outside of training the output is the input
+    """
+
+    halo: tuple[int, int] = (0, 0)
+    in_place = False
+    in_place_backward = True
+    only_training = False
+
+    def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int) -> None:
+        self.layer, self.index = layer, index
+        self.inputs = shape3(shape)
+        self.outputs = shape3(layer.output_shape(shape))
+
+    def parameters(self) -> list[ParameterSpec]:
+        return []
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        raise NotImplementedError
+
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+        """Emit the gradient of the parameters; layers without parameters emit nothing."""
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        raise NotImplementedError
+
+
+class _Convolution(LoweredLayer):
+    """Dense, pointwise, conv1d, conv2d: one instruction with different kernels."""
+
+    in_place_backward = False
+
+    def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int) -> None:
+        super().__init__(layer, shape, index)
+        size = getattr(layer, "kernel", 1)
+        self.kernel = (size, size) if isinstance(layer, layers.Conv2d) else (1, size)
+        self.halo = (self.kernel[0] // 2, self.kernel[1] // 2)
+        self.sizes = {"kernel_h": self.kernel[0], "kernel_w": self.kernel[1]}
+
+    def parameters(self) -> list[ParameterSpec]:
+        taps, channels, columns = self.kernel[0] * self.kernel[1], self.inputs[2], self.outputs[2]
+        # He et al. 2015: variance 2 / fan_in, as a uniform distribution
+        bound = math.sqrt(6 / (taps * channels))
+        return [
+            ParameterSpec("weight", (taps, channels, columns), bound, 0.0, True),
+            ParameterSpec("bias", (columns,), 0.0, 0.0, False),
+        ]
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        context.program.emit(Op.CONV, y, x, *weights, **self.sizes)
+
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+        context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes, accumulate=accumulate)
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        program, (taps, channels, columns) = context.program, self.parameters()[0].shape
+        flipped = program.tensor(f"flipped{self.index}", (taps, columns, channels), Region.WORKSPACE)
+        program.emit(Op.FLIP, flipped, weights[0])
+        program.emit(Op.CONV, dx, dy, flipped, **self.sizes)
+
+
+class _Depthwise(LoweredLayer):
+    in_place_backward = False
+
+    def __init__(self, layer: layers.Depthwise, shape: layers.Shape, index: int) -> None:
+        super().__init__(layer, shape, index)
+        self.kernel = (layer.kernel if len(shape) == 3 else 1, layer.kernel)
+        self.halo = (self.kernel[0] // 2, self.kernel[1] // 2)
+        self.sizes = {"kernel_h": self.kernel[0], "kernel_w": self.kernel[1]}
+
+    def parameters(self) -> list[ParameterSpec]:
+        taps, channels = self.kernel[0] * self.kernel[1], self.inputs[2]
+        return [
+            ParameterSpec("weight", (taps, 1, channels), math.sqrt(6 / taps), 0.0, True),
+            ParameterSpec("bias", (channels,), 0.0, 0.0, False),
+        ]
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        context.program.emit(Op.DEPTHWISE, y, x, *weights, **self.sizes)
+
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+        context.program.emit(Op.DEPTHWISE_WGRAD, *gradients, x, dy, **self.sizes, accumulate=accumulate)
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        context.program.emit(Op.DEPTHWISE, dx, dy, weights[0], **self.sizes, flipped=1)
+
+
+_KINDS = {layers.ReLU: Activation.RELU, layers.GELU: Activation.GELU, layers.SiLU: Activation.SILU}
+
+
+class _Activation(LoweredLayer):
+    def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int) -> None:
+        super().__init__(layer, shape, index)
+        self.kind = _KINDS[type(layer)]
+        # ReLU's gradient needs only the sign, which its output has too
+        self.in_place = self.kind == Activation.RELU
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        context.program.emit(Op.ACTIVATION, y, x, kind=self.kind)
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        context.program.emit(Op.ACTIVATION_GRAD, dx, x, dy, kind=self.kind)
+
+
+class _Norm(LoweredLayer):
+    def __init__(self, layer: layers.RMSNorm | layers.GroupNorm, shape: layers.Shape, index: int) -> None:
+        super().__init__(layer, shape, index)
+        self.epsilon = layer.epsilon
+        self.groups = layer.groups if isinstance(layer, layers.GroupNorm) else 0
+        self.kind = NormKind.GROUP if self.groups else NormKind.RMS
+
+    def parameters(self) -> list[ParameterSpec]:
+        gain = ParameterSpec("gain", (self.inputs[2],), 0.0, 1.0, False)
+        bias = ParameterSpec("bias", (self.inputs[2],), 0.0, 0.0, False)
+        return [gain, bias] if self.groups else [gain]
+
+    def _stats(self, context: Context) -> int:
+        height, width, _ = self.inputs
+        shape = (1, 1, 2 * self.groups) if self.groups else (height, width, 1)
+        return context.activation(f"stats{self.index}", shape)
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        context.program.emit(
+            Op.NORM, y, self._stats(context), x, *weights, kind=self.kind, groups=self.groups, epsilon=self.epsilon
+        )
+
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+        operands = gradients if self.groups else [*gradients, -1]
+        context.program.emit(
+            Op.NORM_WGRAD, *operands, x, dy, self._stats(context), kind=self.kind, groups=self.groups,
+            accumulate=accumulate,
+        )
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        context.program.emit(
+            Op.NORM_GRAD, dx, x, dy, weights[0], self._stats(context), kind=self.kind, groups=self.groups
+        )
+
+
+class _Dropout(LoweredLayer):
+    only_training = True
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
+        self._emit(context, x, y)
+
+    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
+        self._emit(context, dy, dx)
+
+    def _emit(self, context: Context, x: int, y: int) -> None:
+        assert isinstance(self.layer, layers.Dropout)
+        stream = context.streams + self.index
+        context.program.emit(Op.DROPOUT, y, x, context.counters, rate=self.layer.rate, stream=stream)
+
+
+LOWERED: dict[type[layers.Layer], type[LoweredLayer]] = {
+    layers.Dense: _Convolution, layers.Pointwise: _Convolution, layers.Conv1d: _Convolution,
+    layers.Conv2d: _Convolution, layers.Depthwise: _Depthwise, layers.ReLU: _Activation, layers.GELU: _Activation,
+    layers.SiLU: _Activation, layers.RMSNorm: _Norm, layers.GroupNorm: _Norm, layers.Dropout: _Dropout,
+}
+
+
+def lower_layer(layer: layers.Layer, shape: layers.Shape, index: int) -> LoweredLayer:
+    """Return `layer` ready to be emitted, for inputs of `shape`."""
+    return LOWERED[type(layer)](layer, shape, index)

@@ -1,0 +1,109 @@
+"""From gradients to new parameters: at once, function by function, or all together at the end of a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from edgerev.kernels import layout
+from edgerev.kernels.layout import ClipKind, Op
+from edgerev.lower_function import Sequential
+from edgerev.lower_tensors import NetTensors
+from edgerev.program import Region
+
+
+class Updater:
+    """Provides tensors for gradients, and emits clipping and updates.
+
+    Attributes
+    ----------
+    deferred : whether something needs all gradients before the first update: an atomic step, clipping by the global
+        norm, or a state that holds only part of the batch. Costs 4 bytes for each parameter.
+    """
+
+    def __init__(self, tensors: NetTensors) -> None:
+        self.tensors, self.program, self.recipe = tensors, tensors.program, tensors.recipe
+        clip, schedule = self.recipe.clip, tensors.schedule
+        self.deferred = (
+            self.recipe.atomic or schedule.micro_batch < self.recipe.batch
+            or (clip is not None and clip.kind == "global")
+        )
+        self._gradients: dict[str, list[list[int]]] = {}
+
+    @contextmanager
+    def gradient(self, name: str, key: str, module: Sequential) -> Iterator[list[list[int]]]:
+        """Provide tensors for a module's gradient; on leaving, update its parameters unless that is deferred."""
+        if self.deferred:
+            if name not in self._gradients:
+                self._gradients[name] = self._gradient_tensors(f"{name}.", Region.ACCUMULATOR, module)
+            yield self._gradients[name]
+            return
+        with self.program.scope(Region.GRADIENT, key):
+            gradients = self._gradient_tensors("", Region.GRADIENT, module)
+            yield gradients
+            with self.program.samples(0, self.recipe.batch):
+                self._norm(gradients, reset=True)
+                self.program.emit(Op.CHECK)
+                self._clip_function(module)
+                self._update(module, gradients)
+
+    def _gradient_tensors(self, prefix: str, region: Region, module: Sequential) -> list[list[int]]:
+        return [
+            [
+                self.program.tensor(f"{prefix}{index}.{k}.gradient", self._shape(parameter.tensor), region)
+                for k, parameter in enumerate(found)
+            ]
+            for index, found in enumerate(module.parameters)
+        ]
+
+    def _shape(self, tensor: int) -> tuple[int, int, int]:
+        return self.program.decode_tensor(tensor).shape
+
+    def _norm(self, gradients: list[list[int]], *, reset: bool) -> None:
+        """Add up the squares of a module's gradient, which also finds values that are not finite."""
+        for gradient in (gradient for found in gradients for gradient in found):
+            self.program.emit(Op.GRAD_NORM, self.tensors.scalars, gradient, slot=layout.V_GRAD_SQUARES, reset=reset)
+            reset = False
+
+    def _clip_function(self, module: Sequential) -> None:
+        clip = self.recipe.clip
+        if clip is None or clip.kind == "global":
+            return
+        if clip.kind == "adaptive":
+            tensors = [parameter.tensor for found in module.parameters for parameter in found]
+            for index, tensor in enumerate(tensors):
+                self.program.emit(
+                    Op.GRAD_NORM, self.tensors.scalars, tensor, slot=layout.V_WEIGHT_SQUARES, reset=index == 0
+                )
+        kind = ClipKind.ADAPTIVE if clip.kind == "adaptive" else ClipKind.NORM
+        self.program.emit(Op.CLIP, self.tensors.scalars, kind=kind, limit=clip.limit)
+
+    def _update(self, module: Sequential, gradients: list[list[int]]) -> None:
+        optimizer = self.recipe.optimizer
+        for found, slopes in zip(module.parameters, gradients):
+            for parameter, slope in zip(found, slopes):
+                moments = (*parameter.moments, -1, -1)[:2]
+                constants = dict(optimizer.constants())
+                if not parameter.decays:
+                    constants["decay"] = 0.0
+                self.program.emit(
+                    Op.UPDATE, parameter.tensor, *moments, slope, self.tensors.scalars, kind=optimizer.number,
+                    scale=1.0, clip=self.recipe.clip is not None, **constants,
+                )
+
+    def commit(self) -> None:
+        """Check all gradients, then update everything: nothing is touched unless all is finite."""
+        modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules()]
+        clip = self.recipe.clip
+        for index, (name, _, gradients) in enumerate(modules):
+            with self.program.block(name):
+                self._norm(gradients, reset=index == 0)
+        self.program.emit(Op.CHECK)
+        if clip is not None and clip.kind == "global":
+            self.program.emit(Op.CLIP, self.tensors.scalars, kind=ClipKind.NORM, limit=clip.limit)
+        for name, module, gradients in modules:
+            with self.program.block(name):
+                if clip is not None and clip.kind != "global":
+                    self._norm(gradients, reset=True)
+                    self._clip_function(module)
+                self._update(module, gradients)

@@ -1,0 +1,104 @@
+"""Reading facts about this machine from ``/proc``, ``/sys`` and the environment, with the standard library alone."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+
+
+def read_text(path: Path) -> str | None:
+    """Return the stripped text of a file, or None if it cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        A small file, as below ``/proc``.
+    """
+    try:
+        return path.read_text(errors="replace").replace("\0", "").strip()
+    except OSError:
+        return None
+
+
+def read_number(path: Path) -> int | None:
+    """Return the integer in a file, or None if there is none.
+
+    Parameters
+    ----------
+    path : Path
+        A small file, as below ``/sys``.
+    """
+    text = read_text(path)
+    return int(text) if text is not None and re.fullmatch(r"-?\d+", text) else None
+
+
+def read_fields(path: Path) -> dict[str, str]:
+    """Return the first value of each ``key: value`` line of a file; empty if it cannot be read.
+
+    Parameters
+    ----------
+    path : Path
+        A file such as ``/proc/cpuinfo``.
+    """
+    fields: dict[str, str] = {}
+    for line in (read_text(path) or "").splitlines():
+        key, separator, value = line.partition(":")
+        if separator:
+            fields.setdefault(key.strip(), value.strip())
+    return fields
+
+
+def parse_cores(text: str) -> int:
+    """Count the cores in a list such as ``0-3,6``.
+
+    Parameters
+    ----------
+    text : str
+        A list as the kernel writes it.
+    """
+    ranges = [part.partition("-") for part in text.split(",") if part]
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
+
+
+def cgroup_folders(root: Path) -> list[Path]:
+    """Return the folders of this process's control group (version 2), from its own up to the root group.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
+    mount = root / "sys/fs/cgroup"
+    for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
+        if line.startswith("0::"):
+            own = mount / line[3:].lstrip("/")
+            return [folder for folder in (own, *own.parents) if folder == mount or mount in folder.parents]
+    return []
+
+
+def default_cache(environ: Mapping[str, str]) -> Path:
+    """Return the folder for cached data and compiled kernels, as `edgerev.kernels.library` finds it.
+
+    Parameters
+    ----------
+    environ : mapping
+        Environment; `XDG_CACHE_HOME` and `HOME` count, in this order.
+    """
+    home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
+    return Path(home) / "edgerev"
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, without importing it.
+
+    Parameters
+    ----------
+    package : str
+        Its name on the package index.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None

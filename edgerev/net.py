@@ -1,0 +1,225 @@
+"""The net as a user describes it: an invertible backbone between a stem and a head."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, NamedTuple
+
+from edgerev.errors import NetError
+from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
+
+StateType = Literal["int32", "int16", "float32"]
+
+
+@dataclass(frozen=True)
+class Block:
+    """A coupling block: ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)`` (RevNet, Gomez et al. 2017, eq. 6).
+
+    F and G are the layers given here times `Net.branch_scale`.
+
+    Parameters
+    ----------
+    F, G : layers that keep the shape; G is like F (with weights of its own) when left out
+    repeat : blocks of this kind in a row, each with weights of its own
+    """
+
+    F: tuple[Layer, ...]
+    G: tuple[Layer, ...] = ()
+    repeat: int = 1
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "F", tuple(self.F))
+        object.__setattr__(self, "G", tuple(self.G) or self.F)
+
+    def to_dict(self) -> dict:
+        """Return the block as plain data."""
+        return {
+            "F": [layer.to_dict() for layer in self.F], "G": [layer.to_dict() for layer in self.G],
+            "repeat": self.repeat,
+        }
+
+
+@dataclass(frozen=True)
+class Squeeze:
+    """Space to depth: halves width (and height), and multiplies channels by 2 (or 4); invertible."""
+
+    def to_dict(self) -> dict:
+        """Return the squeeze as plain data."""
+        return {"squeeze": 2}
+
+
+@dataclass(frozen=True)
+class Head:
+    """What turns the backbone's output into answers.
+
+    Parameters
+    ----------
+    outputs : classes, labels or values; a ridge head can meet at most so many classes
+    pool : "average" over positions, or "flatten" to keep them
+    kind : "linear", trained by gradient; "ridge" answers from closed-form sums instead, while a linear head still
+        leads the gradient into the backbone
+    ridge : strength of the ridge, for one sample
+    """
+
+    outputs: int
+    pool: Literal["average", "flatten"] = "average"
+    kind: Literal["linear", "ridge"] = "linear"
+    ridge: float = 1e-3
+
+
+class Function(NamedTuple):
+    """A residual function at its place: ``state[target] += branch_scale * layers(state[source])``."""
+
+    name: str
+    layers: tuple[Layer, ...]
+    shape: Shape
+    source: int
+    target: int
+
+
+@dataclass(frozen=True)
+class Net:
+    """A reversible network.
+
+    Parameters
+    ----------
+    input_shape : one sample, channels last: ``(features,)``, ``(time, channels)`` or ``(height, width, channels)``
+    stem : a dense or convolution layer with an even number of channels; its halves are the state
+    backbone : blocks and squeezes
+    head : the head
+    state : "int32" (grid of 2**-20, exact), "int16" (grid of 2**-10, exact, half the bytes) or "float32" (not exact)
+
+    Raises
+    ------
+    NetError
+        The parts do not fit together; the message says which.
+    """
+
+    input_shape: Shape
+    stem: Layer
+    backbone: tuple[Block | Squeeze, ...]
+    head: Head
+    state: StateType = "int32"
+    half_shape: Shape = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        object.__setattr__(self, "backbone", tuple(self.backbone))
+        if not 1 <= len(self.input_shape) <= 3 or min(self.input_shape) < 1:
+            raise NetError(f"input_shape {self.input_shape}: expected one to three sizes, each at least 1")
+        if not isinstance(self.stem, (Dense, Conv1d, Conv2d, Pointwise)):
+            raise NetError(f"stem {self.stem}: expected Dense, Conv1d, Conv2d or Pointwise")
+        if self.state not in ("int32", "int16", "float32"):
+            raise NetError(f"state {self.state!r}: expected int32, int16 or float32")
+        if self.head.outputs < 1 or self.head.pool not in ("average", "flatten"):
+            raise NetError(f"{self.head}: expected at least 1 output, and pool average or flatten")
+        if self.head.kind not in ("linear", "ridge") or self.head.ridge <= 0:
+            raise NetError(f"{self.head}: expected kind linear or ridge, and a positive ridge")
+        shape = self.stem.output_shape(self.input_shape)
+        if shape[-1] % 2:
+            raise NetError(f"stem {self.stem}: an odd number of channels cannot be split in halves; use an even one")
+        object.__setattr__(self, "half_shape", (*shape[:-1], shape[-1] // 2))
+        for _ in self.functions():
+            pass
+
+    def stages(self) -> Iterator[Shape]:
+        """Yield the shape of one half of the state at the start and after each squeeze."""
+        shape = self.half_shape
+        yield shape
+        for part in self.backbone:
+            if isinstance(part, Squeeze):
+                shape = squeezed(shape)
+                yield shape
+
+    def functions(self) -> Iterator[Function | Squeeze]:
+        """Yield residual functions and squeezes in the order of the forward pass, checking shapes."""
+        shape, index = self.half_shape, 0
+        for part in self.backbone:
+            if isinstance(part, Squeeze):
+                shape = squeezed(shape)
+                yield part
+                continue
+            if part.repeat < 1:
+                raise NetError(f"block {index}: repeat must be at least 1, not {part.repeat}")
+            for _ in range(part.repeat):
+                for letter, layers, source in (("F", part.F, 1), ("G", part.G, 0)):
+                    name = f"block{index}.{letter}"
+                    check_keeps_shape(name, layers, shape)
+                    yield Function(name, layers, shape, source, 1 - source)
+                index += 1
+
+    @property
+    def branch_scale(self) -> float:
+        """Factor on every residual function: 1 / sqrt(number of functions).
+
+        With it the variance of the state grows by at most a factor e over all functions, and one learning rate suits
+        every depth (depth-muP; Yang et al. 2023, "Tensor programs VI", table 1).
+        """
+        count = sum(isinstance(part, Function) for part in self.functions())
+        return 1 / math.sqrt(max(count, 1))
+
+    @property
+    def features(self) -> int:
+        """Number of features that the head sees."""
+        *_, shape = self.stages()
+        positions = 1
+        for size in shape[:-1]:
+            positions *= size
+        return 2 * shape[-1] * (1 if self.head.pool == "average" else positions)
+
+    def to_dict(self) -> dict:
+        """Return the net as plain data, for JSON; `from_dict` reads it."""
+        return {
+            "input_shape": list(self.input_shape), "stem": self.stem.to_dict(),
+            "backbone": [part.to_dict() for part in self.backbone],
+            "head": {
+                "outputs": self.head.outputs, "pool": self.head.pool, "kind": self.head.kind, "ridge": self.head.ridge,
+            },
+            "state": self.state,
+        }
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Net:
+        """Return the net that `to_dict` described."""
+        parts: list[Block | Squeeze] = []
+        for part in data["backbone"]:
+            if "squeeze" in part:
+                parts.append(Squeeze())
+            else:
+                F, G = (tuple(map(layer_from_dict, part.get(letter, ()))) for letter in "FG")
+                parts.append(Block(F, G, part.get("repeat", 1)))
+        return cls(
+            tuple(data["input_shape"]), layer_from_dict(data["stem"]), tuple(parts), Head(**data["head"]),
+            data.get("state", "int32"),
+        )
+
+
+def squeezed(shape: Shape) -> Shape:
+    """Return the shape after space-to-depth.
+
+    Raises
+    ------
+    NetError
+        A size is odd, or there is no space.
+    """
+    if len(shape) == 1:
+        raise NetError("squeeze: features have no positions to move into channels; leave the squeeze out")
+    if any(size % 2 for size in shape[:-1]):
+        raise NetError(f"squeeze: sizes {shape[:-1]} must be even")
+    return (*(size // 2 for size in shape[:-1]), shape[-1] * 2 ** (len(shape) - 1))
+
+
+def check_keeps_shape(name: str, layers: Sequence[Layer], shape: Shape) -> None:
+    """Raise NetError unless `layers` take `shape` to itself."""
+    if not layers:
+        raise NetError(f"{name}: a residual function needs at least one layer")
+    result = shape
+    for index, layer in enumerate(layers):
+        try:
+            result = layer.output_shape(result)
+        except NetError as error:
+            raise NetError(f"{name}.{index}: {error}") from error
+    if result != shape:
+        raise NetError(f"{name}: a residual function must keep the shape {shape} of its half, not make it {result}")

@@ -1,0 +1,156 @@
+"""Optimizers, learning-rate schedules and clipping, as plain descriptions; kernels/optimizer.py computes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal
+
+from edgerev.errors import UsageError
+from edgerev.kernels.layout import ScheduleKind, UpdateKind
+
+
+def _need(condition: bool, message: str) -> None:
+    if not condition:
+        raise UsageError(message)
+
+
+@dataclass(frozen=True)
+class RateSchedule:
+    """Learning rate over steps: a linear warm-up, then constant, or a cosine down to ``floor * rate``.
+
+    Parameters
+    ----------
+    kind : "constant" or "cosine" (Loshchilov and Hutter 2017, without restarts)
+    warmup : steps over which the rate rises from 0
+    steps : step at which the cosine ends
+    floor : share of the rate that is left then
+    """
+
+    kind: Literal["constant", "cosine"] = "constant"
+    warmup: int = 0
+    steps: int = 0
+    floor: float = 0.0
+
+    def __post_init__(self) -> None:
+        _need(self.kind in ("constant", "cosine"), f"rate schedule {self.kind!r}: expected constant or cosine")
+        _need(self.warmup >= 0, "schedule: warmup must not be negative")
+        _need(self.kind == "constant" or self.steps > self.warmup, "schedule: steps must be more than warmup")
+        _need(0 <= self.floor <= 1, "schedule: floor must be in 0 .. 1")
+
+    @property
+    def number(self) -> ScheduleKind:
+        return ScheduleKind[self.kind.upper()]
+
+
+@dataclass(frozen=True)
+class Clip:
+    """Shrink gradients whose norm passes a limit.
+
+    Parameters
+    ----------
+    limit : largest norm; for "adaptive" as a multiple of the norm of the function's weights (Brock et al. 2021)
+    kind : "function" and "adaptive" take one residual function's gradient at a time, in no further memory; "global"
+        takes all of them and plans 4 bytes for each parameter
+    """
+
+    limit: float
+    kind: Literal["function", "global", "adaptive"] = "function"
+
+    def __post_init__(self) -> None:
+        _need(self.limit > 0, "clip: limit must be positive")
+        known = ("function", "global", "adaptive")
+        _need(self.kind in known, f"clip {self.kind!r}: expected function, global or adaptive")
+
+
+@dataclass(frozen=True)
+class Optimizer:
+    """Base of the optimizers.
+
+    Attributes
+    ----------
+    number : its kind in the program
+    moments : float32 values that it keeps for each parameter
+    """
+
+    number: ClassVar[UpdateKind]
+    rate: float
+
+    @property
+    def moments(self) -> int:
+        return 0
+
+    def constants(self) -> dict[str, float]:
+        """Return the parameters of the UPDATE instruction."""
+        raise NotImplementedError
+
+    def _check(self, *shares: float) -> None:
+        _need(self.rate >= 0, f"{self}: the learning rate must not be negative")
+        _need(all(0 <= share < 1 for share in shares), f"{self}: momentum and betas must be in 0 .. 1, 1 excluded")
+
+
+@dataclass(frozen=True)
+class SGD(Optimizer):
+    """Gradient descent with momentum (Sutskever et al. 2013); `weight_decay` is added to the gradient."""
+
+    number = UpdateKind.SGD
+    rate: float = 0.01
+    momentum: float = 0.0
+    nesterov: bool = False
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check(self.momentum)
+        _need(not self.nesterov or self.momentum > 0, f"{self}: nesterov needs a momentum")
+
+    @property
+    def moments(self) -> int:
+        return 1 if self.momentum else 0
+
+    def constants(self) -> dict[str, float]:
+        return {"beta1": self.momentum, "decay": self.weight_decay, "nesterov": self.nesterov}
+
+
+@dataclass(frozen=True)
+class AdamW(Optimizer):
+    """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
+
+    number = UpdateKind.ADAMW
+    rate: float = 1e-3
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        self._check(self.beta1, self.beta2)
+
+    @property
+    def moments(self) -> int:
+        return 2
+
+    def constants(self) -> dict[str, float]:
+        return {"beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon, "decay": self.weight_decay}
+
+
+@dataclass(frozen=True)
+class Lion(Optimizer):
+    """Sign of an interpolated momentum (Chen et al. 2023, algorithm 2), with decoupled weight decay."""
+
+    number = UpdateKind.LION
+    rate: float = 1e-4
+    beta1: float = 0.9
+    beta2: float = 0.99
+    weight_decay: float = 0.0
+
+    def __post_init__(self) -> None:
+        self._check(self.beta1, self.beta2)
+
+    @property
+    def moments(self) -> int:
+        return 1
+
+    def constants(self) -> dict[str, float]:
+        return {"beta1": self.beta1, "beta2": self.beta2, "decay": self.weight_decay}
+
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {"sgd": SGD, "adamw": AdamW, "lion": Lion}

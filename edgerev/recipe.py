@@ -1,0 +1,84 @@
+"""How a net is trained: batch, loss, optimizer, augmentation; and the schedule that a budget asks for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from edgerev.errors import UsageError
+from edgerev.losses import CrossEntropy, Loss
+from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Random changes to each training sample, drawn by the kernels from seed and step.
+
+    Parameters
+    ----------
+    shift : most pixels by which the window moves, with zeros outside
+    flip : mirror left and right by chance 1/2
+    crop : pixels by which stored samples are larger than the net's input on every side; training takes a random
+        window, prediction the centre
+    noise : standard deviation of what is added after standardising
+    """
+
+    shift: int = 0
+    flip: bool = False
+    crop: int = 0
+    noise: float = 0.0
+
+    def __post_init__(self) -> None:
+        if min(self.shift, self.crop, self.noise) < 0:
+            raise UsageError(f"{self}: expected numbers that are not negative")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything besides the net that decides what a training step computes.
+
+    Parameters
+    ----------
+    batch : most samples of one step
+    atomic : commit all updates at the end of a step, at 4 bytes for each parameter, so that a gradient that is not
+        finite leaves the model as it was
+    """
+
+    batch: int = 16
+    optimizer: Optimizer = field(default_factory=SGD)
+    rate_schedule: RateSchedule = field(default_factory=RateSchedule)
+    clip: Clip | None = None
+    loss: Loss = field(default_factory=CrossEntropy)
+    augment: Augment = field(default_factory=Augment)
+    atomic: bool = False
+
+    def __post_init__(self) -> None:
+        if self.batch < 1:
+            raise UsageError(f"batch {self.batch}: expected at least 1")
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How a step is carried out; it never changes the bits of the result.
+
+    Parameters
+    ----------
+    micro_batch : samples whose state is there at one time
+    chunk : samples for which a residual function's workspace is there at one time; divides `micro_batch`
+    stored : residual functions, counted from the stem, whose activations stay in memory instead of being
+        computed again
+    """
+
+    micro_batch: int
+    chunk: int
+    stored: int = 0
+
+    def __post_init__(self) -> None:
+        if self.chunk < 1 or self.micro_batch % self.chunk:
+            raise UsageError(f"{self}: chunk must divide micro_batch")
+        if self.stored and self.chunk != self.micro_batch:
+            raise UsageError(f"{self}: a stored function keeps all samples, so chunk must equal micro_batch")
+
+    @property
+    def name(self) -> str:
+        """The kind of schedule in a word."""
+        return "mixed" if self.stored else "reversible"

@@ -1,0 +1,181 @@
+"""Run a planned program: one allocation, one compiled function, and threads that stay."""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import weakref
+from array import array
+from collections.abc import Callable
+from typing import Any
+
+from edgerev.arena import Plan
+from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError, UsageError
+from edgerev.kernels import layout, library
+from edgerev.kernels.layout import DType, Status
+from edgerev.program import Program, Region
+from edgerev.team import Call, Team
+
+_CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DType.I64: "q", DType.F64: "d"}
+
+_MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
+    Status.INPUT_NOT_FINITE: (
+        DataError, "sample {sample} of the batch holds NaN or infinity; expected finite numbers. Remove or repair it",
+    ),
+    Status.LABEL_OUT_OF_RANGE: (
+        DataError, "the label of sample {sample} of the batch is out of range; expected 0 .. outputs - 1. Map labels "
+        "to class numbers, or give the head more outputs",
+    ),
+    Status.TARGET_NOT_FINITE: (
+        DataError, "the target of sample {sample} of the batch is not finite or out of range; expected finite numbers, "
+        "for a binary loss in 0 .. 1. Repair the data",
+    ),
+    Status.STATE_NOT_FINITE: (
+        NumericError, "{block} computed NaN for sample {sample}; expected finite numbers. Lower the learning rate, "
+        "clip gradients, or go back to the last checkpoint",
+    ),
+    Status.STATE_OVERFLOW: (
+        NumericError, "{block} took the state out of its range for sample {sample} (+-2048 for int32, +-32 for int16). "
+        "Standardise the input, lower the learning rate, add a norm layer, or use state int32",
+    ),
+    Status.LOSS_NOT_FINITE: (
+        NumericError, "the loss of sample {sample} is not finite. Lower the learning rate, or clip gradients",
+    ),
+    Status.OUTPUT_NOT_FINITE: (
+        NumericError, "the head's output for sample {sample} is not finite. Load an earlier checkpoint, and lower the "
+        "learning rate",
+    ),
+    Status.GRADIENT_NOT_FINITE: (NumericError, "the gradient of {block} is not finite"),
+    Status.NOT_POSITIVE_DEFINITE: (
+        NumericError, "the sums of the ridge head are not positive definite. Raise `ridge`, or add samples first",
+    ),
+    Status.UNKNOWN_OP: (
+        EdgerevError, "the compiled kernels do not know an instruction of this program; install one version of edgerev",
+    ),
+}
+
+
+def _allocate(size: int) -> mmap.mmap:
+    """Return zeroed memory of this process alone: a forked child gets a copy when it writes."""
+    try:
+        return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except (OSError, OverflowError) as error:
+        raise BudgetError(
+            f"the arena needs {size} bytes, which this machine does not give ({error}); set a budget, or take a "
+            "smaller net or batch"
+        ) from error
+
+
+def _bind(function: Callable, rows: int, tensors: int, base: int, threads: int, status: int, barrier: int) -> Call:
+    """Return the compiled function with the arena's addresses filled in; it holds no reference to the runtime."""
+
+    def call(first: int, last: int, n: int, thread: int) -> int:
+        return function(rows, tensors, base, first, last, n, thread, threads, status, barrier)
+
+    return call
+
+
+class Runtime:
+    """The arena with a program in it. For one caller at a time: the arena is its only memory.
+
+    Parameters
+    ----------
+    threads : threads that run each instruction together, 1 .. 16
+
+    Raises
+    ------
+    UsageError
+        The number of threads is out of range.
+    KernelError
+        There are no kernels for this machine.
+    """
+
+    def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
+        if not 1 <= threads <= layout.MAX_THREADS:
+            raise UsageError(f"threads {threads}: expected 1 .. {layout.MAX_THREADS}")
+        self.program, self.plan, self.threads = program, plan, threads
+        self._memory = _allocate(plan.arena_bytes)
+        self.arena = memoryview(self._memory)
+        self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        self._load_tables()
+        self.status = self.view("status")
+        self._prepare_barrier()
+        self._call = _bind(
+            library.load(), self._rows, self._tensors, self._base, threads, self._address("status"),
+            self._address("barrier"),
+        )
+        self._team = Team(self._call, threads) if threads > 1 else None
+        if self._team is not None:
+            weakref.finalize(self, self._team.close)
+
+    # -- memory -----------------------------------------------------------------------------------------------
+
+    def view(self, name: str | int) -> Any:
+        """Return a tensor's memory in the arena by name or number: a flat memoryview of its type, to read and write."""
+        number = self.program.find(name) if isinstance(name, str) else name
+        tensor = self.program.decode_tensor(number)
+        start = self.plan.offsets[number]
+        return self.arena[start : start + tensor.nbytes].cast(_CODES[tensor.dtype])
+
+    def region(self, region: Region) -> memoryview:
+        """Return the bytes of a region."""
+        start, size = self.plan.regions[region]
+        return self.arena[start : start + size]
+
+    def _address(self, name: str) -> int:
+        return self._base + self.plan.offsets[self.program.find(name)]
+
+    def _load_tables(self) -> None:
+        """Copy the program into the arena, with the planned offsets in the tensor table."""
+        table = array("q", self.program.tensor_rows)
+        table[layout.T_OFFSET :: layout.TENSOR_ROW] = self.plan.offsets
+        region = self.region(Region.PROGRAM)
+        rows = memoryview(self.program.rows).cast("B")
+        split = -(-len(rows) // layout.ALIGNMENT) * layout.ALIGNMENT
+        region[: len(rows)] = rows
+        tensors = memoryview(table).cast("B")
+        region[split : split + len(tensors)] = tensors
+        start = self._base + self.plan.regions[Region.PROGRAM][0]
+        self._rows, self._tensors = start, start + split
+        # one copy is enough: a deep net's table would count twice
+        self.program.rows = region[: len(rows)].cast("i")
+
+    def _prepare_barrier(self) -> None:
+        barrier = self.view("barrier")
+        barrier[layout.BARRIER_SPINS] = 100  # then yield: with more threads than cores, spinning on costs milliseconds
+        address = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
+        slot = memoryview(array("q", [address])).cast("B").cast("i")
+        barrier[layout.BARRIER_YIELD], barrier[layout.BARRIER_YIELD + 1] = slot[0], slot[1]
+
+    # -- running ----------------------------------------------------------------------------------------------
+
+    def run(self, section: str, n: int, until: str = "") -> None:
+        """Run a section for `n` samples, or all from it to the end of the section `until`.
+
+        Raises
+        ------
+        DataError, NumericError
+            An instruction met bad input or left its range; the message names the block.
+        """
+        if not 1 <= n <= self.program.batch:
+            raise UsageError(f"{n} samples; this program was lowered for 1 to {self.program.batch}")
+        first, last = self.program.sections[section]
+        if until:
+            last = self.program.sections[until][1]
+        if self._team is None:
+            failed = self._call(first, last, n, 0)
+        else:
+            failed = self._team.run(first, last, n)
+        if failed:
+            self._raise(failed - 1)
+
+    def _raise(self, thread: int) -> None:
+        start = thread * layout.STATUS_LINE
+        code, row, sample = self.status[start : start + 3]
+        for index in range(len(self.status)):
+            self.status[index] = 0
+        kind, text = _MESSAGES[Status(code)]
+        block = self.program.rows[row * layout.ROW + layout.BLOCK]
+        name = self.program.blocks[block] if block >= 0 else "the program"
+        message = text.format(block=name, sample=sample)
+        raise NumericError(message, Status(code), row) if kind is NumericError else kind(message)

@@ -1,0 +1,281 @@
+"""Train from files: read, plan, learn, measure, save, resume."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol
+
+from edgerev.config import Config
+from edgerev.continual.metrics import backward_transfer, forgetting
+from edgerev.continual.scenarios import Experience, class_incremental
+from edgerev.data import Dataset, Permutation, Records
+from edgerev.data.feed import Feed, staging_bytes
+from edgerev.data.standardise import statistics
+from edgerev.errors import CheckpointError, ConfigError, UsageError
+from edgerev.evaluate import evaluate
+from edgerev.kernels import library
+from edgerev.kernels.layout import R_CORRECT, R_LOSS
+from edgerev.learner import Learner
+from edgerev.program import Region
+from edgerev.tools.memory import peak_rss_bytes, rss_bytes
+
+
+class Progress(Protocol):
+    """What shows how far training is (tqdm has these)."""
+
+    def update(self, n: int) -> object:
+        """Go on by `n` samples."""
+
+    def set_postfix_str(self, text: str, *, refresh: bool = ...) -> object:
+        """Show figures beside the bar."""
+
+
+ProgressMaker = Callable[[int, str], AbstractContextManager[Progress]]
+
+
+class Split(NamedTuple):
+    """Training and test part of a data set, and what the test part is (see `TrainingReport`)."""
+
+    train: Records
+    test: Records
+    measured_on: str
+
+
+@dataclass
+class TrainingReport:
+    """Figures of one training run.
+
+    Attributes
+    ----------
+    accuracy, squared_error : on the test data at the end; see `Evaluation`
+    loss : mean training loss of the last epoch
+    measured_on : what accuracy was measured on: "test" (its own part), "held-out", or "training" samples
+    accuracy_after : accuracy on the classes seen so far, after each experience
+    matrix : accuracy on each experience's test data (columns) after each experience (rows)
+    step_ms : mean time of a training step in milliseconds
+    ready_rss_bytes : resident set after imports and compilation, before the arena was there
+    """
+
+    samples: int
+    parameters: int
+    schedule: str
+    arena_bytes: int
+    activation_bytes: int
+    regions: dict[str, int]
+    ready_rss_bytes: int
+    measured_on: str
+    loss: float = 0.0
+    accuracy: float = 0.0
+    squared_error: float = 0.0
+    accuracy_after: list[float] = field(default_factory=list)
+    matrix: list[list[float]] = field(default_factory=list)
+    forgetting: float = 0.0
+    backward_transfer: float = 0.0
+    steps: int = 0
+    step_ms: float = 0.0
+    seconds: float = 0.0
+    peak_rss_bytes: int = 0
+    stored_sample_bytes: int = 0
+    state_bytes: int = 0
+
+
+class Trainer:
+    """One training run from files.
+
+    Parameters
+    ----------
+    config : what to train and how
+    dataset : the data; without a test part, `data.holdout` of the training part is held out
+    output : path of the checkpoint, or None to keep none
+    progress : makes a progress display from a number of samples and a title
+    """
+
+    def __init__(self, config: Config, dataset: Dataset, output: str | None, progress: ProgressMaker) -> None:
+        self.config, self.output, self.progress = config, output, progress
+        self.split = _split(dataset, config)
+        train = self.split.train
+        outputs = len(train.classes) if train.classes is not None else math.prod(train.target_shape)
+        if config.net.outputs is not None and config.net.outputs < outputs:
+            raise ConfigError(
+                f"net.outputs is {config.net.outputs}, but the data has {outputs} classes or values; expected at least "
+                "as many; leave the key out, or raise it"
+            )
+        batch, epochs = config.train.batch, config.train.epochs
+        self.stream = self._stream()
+        steps = sum(
+            -(-len(experience.train) // batch) * epochs
+            for index, experience in enumerate(self.stream) if self._rate_factor(index)
+        )
+        recipe = config.make_recipe(steps)
+        library.load()
+        self._ready_rss_bytes = rss_bytes()
+        self.learner = Learner(
+            config.make_net(train.shape, outputs), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,
+            rate_schedule=recipe.rate_schedule, clip=recipe.clip, augment=recipe.augment, atomic=recipe.atomic,
+            budget=config.train.budget, schedule=config.train.schedule, threads=config.train.threads,
+            seed=config.train.seed, data_bytes=staging_bytes(train, batch),
+        )
+        if train.classes is not None:
+            self.learner.classes = list(train.classes)
+        if config.data.standardise != "none":
+            # of the first experience: those to come are not known yet
+            self.learner.set_standardisation(*statistics(self.stream[0].train, per=config.data.standardise))
+        sizes = [[len(experience.train), len(experience.test)] for experience in self.stream]
+        self.learner.move_to(stream=sizes)
+        self.report = self._new_report()
+        self._seconds_in_steps = 0.0
+
+    def _stream(self) -> list[Experience]:
+        train, test, _ = self.split
+        if self.config.continual is None:
+            return [Experience(tuple(range(len(train.classes or ()))), train, test)]
+        return class_incremental(train, test, self.config.continual.classes_per_experience)
+
+    def _rate_factor(self, index: int) -> float:
+        """Return the factor on the learning rate in an experience; at 0 the backbone is left as it is."""
+        return 1.0 if index == 0 or self.config.continual is None else self.config.continual.later_rate
+
+    def _new_report(self) -> TrainingReport:
+        learner = self.learner
+        return TrainingReport(
+            samples=len(self.split.train), parameters=learner.parameters, schedule=learner.schedule.name,
+            arena_bytes=learner.plan.arena_bytes, activation_bytes=learner.plan.activation_bytes,
+            regions={region.value: size for region, (_, size) in learner.plan.regions.items()},
+            ready_rss_bytes=self._ready_rss_bytes, stored_sample_bytes=learner.stored_sample_bytes,
+            state_bytes=learner.plan.regions[Region.CONSOLIDATION][1], measured_on=self.split.measured_on,
+        )
+
+    def resume(self, path: str | None = None) -> None:
+        """Go on from a checkpoint: that at the output path, or another such as its previous generation.
+
+        Raises
+        ------
+        CheckpointError
+            It is damaged, or not of this configuration and data.
+        """
+        path = path or self.output
+        if path is None:
+            raise UsageError("nothing to resume from: no output path was given")
+        classes, seed, stream = self.learner.classes, self.learner.seed, self.learner.position.stream
+        self.learner.restore(path)
+        self.report.loss = self.learner.position.loss
+        for what, there, here in (
+            ("seed", self.learner.seed, seed), ("classes", self.learner.classes, classes),
+            ("training and test samples", self.learner.position.stream, stream),
+        ):
+            if there != here:
+                raise CheckpointError(
+                    f"{path} was trained with {what} {there}, not {here}; expected the same, for the order of samples "
+                    "and the part held out depend on it; go back to what it was made with, or start anew in another "
+                    "file"
+                )
+
+    def run(self) -> TrainingReport:
+        """Train to the end and return the figures."""
+        start = time.perf_counter()
+        first_step, done = self.learner.steps, self.learner.position.experience
+        for index in range(done, len(self.stream)):
+            self._learn(index)
+            self._measure(index)
+            self._save(experience=index + 1, epoch=0, sample=0)
+        if done >= len(self.stream):
+            self._measure(len(self.stream) - 1)
+        report = self.report
+        report.seconds = time.perf_counter() - start
+        report.steps = self.learner.steps
+        steps = self.learner.steps - first_step
+        report.step_ms = 1e3 * self._seconds_in_steps / steps if steps else 0.0
+        report.peak_rss_bytes = peak_rss_bytes()
+        return report
+
+    # -- one experience ---------------------------------------------------------------------------------------
+
+    def _learn(self, index: int) -> None:
+        experience, position = self.stream[index], self.learner.position
+        factor = self._rate_factor(index)
+        epochs = self.config.train.epochs if factor else 0
+        self.learner.rate_factor = factor
+        feed = Feed(experience.train, self.learner.runtime)
+        title = f"experience {index + 1}/{len(self.stream)}" if len(self.stream) > 1 else "training"
+        with self.progress(len(experience.train) * max(epochs, 1), title) as shown:
+            shown.update(position.epoch * len(experience.train) + position.sample)
+            for epoch in range(position.epoch, epochs):
+                self._epoch(index, epoch, feed, shown)
+                self._save(epoch=epoch + 1, sample=0)
+            if self.learner.net.head.kind == "ridge":
+                for n in self._batches(feed, range(len(experience.train))):
+                    self.learner.remember_step(n)
+                    shown.update(0 if epochs else n)
+
+    def _epoch(self, index: int, epoch: int, feed: Feed, shown: Progress) -> None:
+        count, batch = len(feed.records), self.config.train.batch
+        order = Permutation(count, self.config.train.seed, index * self.config.train.epochs + epoch)
+        report = self.learner.runtime.view("report")
+        start = self.learner.position.sample
+        loss, correct = self.learner.position.loss if start else 0.0, 0.0
+        for first in range(start, count, batch):
+            n = feed.fill(order[i] for i in range(first, min(first + batch, count)))
+            before = time.perf_counter()
+            self.learner.step(n)
+            self._seconds_in_steps += time.perf_counter() - before
+            seen, correct = first + n, correct + n * report[R_CORRECT]
+            loss += (report[R_LOSS] - loss) * n / seen
+            shown.update(n)
+            every = self.config.train.checkpoint_steps
+            self.learner.move_to(sample=seen, loss=loss)
+            if every and self.learner.steps % every == 0:
+                self._save()
+            if self.learner.steps % 10 == 0:
+                figures = f"loss {loss:.4f}, accuracy {100 * correct / (seen - start):.2f} %"
+                shown.set_postfix_str(figures, refresh=False)
+        self.report.loss = loss
+
+    def _save(self, **position: float) -> None:
+        self.learner.move_to(**position)
+        if self.output is not None:
+            self.learner.save(self.output)
+
+    # -- measuring --------------------------------------------------------------------------------------------
+
+    def _measure(self, index: int) -> None:
+        """Measure accuracy on every experience seen so far, and on all of them together."""
+        results = [evaluate(self.learner, experience.test) for experience in self.stream[: index + 1]]
+        sizes = [result.samples for result in results]
+        matrix = [*self.learner.position.matrix[:index], [result.accuracy for result in results]]
+        self.learner.move_to(matrix=matrix)
+        report = self.report
+        report.matrix = [list(row) for row in matrix]
+        report.accuracy_after = [_mean(row, sizes) for row in matrix]
+        report.accuracy = report.accuracy_after[-1]
+        report.squared_error = _mean([result.squared_error for result in results], sizes)
+        if len(report.matrix) == len(self.stream):
+            report.forgetting = forgetting(report.matrix)
+            report.backward_transfer = backward_transfer(report.matrix)
+
+    def _batches(self, feed: Feed, indices: range) -> Iterator[int]:
+        most = self.learner.schedule.micro_batch
+        for first in range(0, len(indices), most):
+            yield feed.fill(indices[first : first + most])
+
+
+def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:
+    """Return the mean of figures of parts, each weighted with its size; sizes of further parts are left out."""
+    return sum(value * size for value, size in zip(values, sizes)) / sum(sizes[: len(values)])
+
+
+def _split(dataset: Dataset, config: Config) -> Split:
+    """Return training and test part; the part held out is a fixed pseudo-random choice."""
+    train, test = dataset.train, dataset.test
+    if test is None:
+        count = len(train)
+        held = max(1, round(count * config.data.holdout)) if config.data.holdout else 0
+        if held == 0 or held >= count:
+            return Split(train, train, "training")
+        order = Permutation(count, config.train.seed, 0)
+        held_out = train.pick(order[i] for i in range(held))
+        return Split(train.pick(order[i] for i in range(held, count)), held_out, "held-out")
+    return Split(train, test, "test")

@@ -1,0 +1,1 @@
+"""Measuring: peak RSS, benchmarks, plots."""
