@@ -1,0 +1,56 @@
+"""Fixtures that several test files use."""
+
+import os
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Give the folder of real data: $EDGEREV_DATA, or ../shared/data beside the repository."""
+    default = Path(__file__).resolve().parent.parent.parent / "shared" / "data"
+    folder = Path(os.environ.get("EDGEREV_DATA", default))
+    if not folder.is_dir():
+        pytest.skip(f"no real data in {folder}; set EDGEREV_DATA to the folder that has mnist/")
+    return folder
+
+
+class Done(NamedTuple):
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture(scope="session")
+def _cache_folder(tmp_path_factory) -> Path:
+    """Give a cache for converted data that has the user's compiled kernels."""
+    kernels = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerev" / "kernels"
+    kernels.mkdir(parents=True, exist_ok=True)
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "edgerev").mkdir()
+    (folder / "edgerev" / "kernels").symlink_to(kernels)
+    return folder
+
+
+@pytest.fixture
+def cache(_cache_folder, monkeypatch) -> Path:
+    """Keep converted data sets of this process and its children out of the user's cache."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(_cache_folder))
+    return _cache_folder
+
+
+@pytest.fixture
+def cli(cache, capsys):
+    """Give a function that runs the command line in this process."""
+    from edgerev.cli import main
+
+    def run(*arguments) -> Done:
+        capsys.readouterr()
+        code = main([str(argument) for argument in arguments])
+        return Done(code, *capsys.readouterr())
+
+    return run

@@ -1,0 +1,89 @@
+"""The promise of fixed memory, measured from outside: what a training process takes besides its imports."""
+
+import json
+import subprocess
+import sys
+import textwrap
+
+import numpy as np
+
+MIB = 1 << 20
+
+STEADY = """
+    import json, sys
+    import numpy as np
+    from edgerev import SGD, AdamW, Learner, preset
+    from edgerev.kernels import library
+    from edgerev.tools.memory import peak_rss_bytes, reset_peak_rss, rss_bytes
+
+    library.load()
+    name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    random = np.random.default_rng(0)
+    net = preset(name)
+    x = random.normal(size=(batch, *net.input_shape)).astype("f4")
+    y = random.integers(0, 10, batch)
+    reset_peak_rss()
+    before = rss_bytes()
+    learner = Learner(net, optimizer=SGD(1e-4), batch=batch)
+    for _ in range(50):
+        learner.learn_many(x, y)
+    peak, settled = peak_rss_bytes(), rss_bytes()
+    reset_peak_rss()
+    for _ in range(steps):
+        learner.learn_many(x, y)
+    print(json.dumps({
+        "extra": peak - before, "growth": peak_rss_bytes() - settled, "arena": learner.plan.arena_bytes,
+    }))
+"""
+
+
+def run(code, *arguments):
+    command = [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)]
+    return json.loads(subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True).stdout)
+
+
+def test_a_training_process_takes_its_arena_and_little_more():
+    for name, batch in (("mlp16", 16), ("har12", 16), ("vis8", 4), ("mlp200", 16), ("mlp1000", 16)):
+        found = run(STEADY, name, batch, 1)
+        assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, (name, found)
+
+
+def test_memory_does_not_grow_over_20000_steps():
+    found = run(STEADY, "mlp4", 4, 20_000)
+    assert found["growth"] <= 256 << 10, found
+
+
+STREAMED = """
+    import json, sys
+    from edgerev.config import check_config
+    from edgerev.data import open_dataset
+    from edgerev.cli.progress import progress
+    from edgerev.train import Trainer
+
+    folder, budget = sys.argv[1], int(sys.argv[2])
+    dataset = open_dataset(folder + "/data", cache=folder + "/cache")
+    config = check_config({
+        "net": {"preset": "table"}, "train": {"epochs": 1, "batch": 16, "budget": budget},
+    })
+    report = Trainer(config, dataset, folder + "/model.edgerev", progress).run()
+    print(json.dumps({
+        "extra": report.peak_rss_bytes - report.ready_rss_bytes, "arena": report.arena_bytes, "samples": report.samples,
+    }))
+"""
+
+
+FEATURES = 1024
+
+
+def test_a_data_set_ten_times_the_budget_streams(tmp_path):
+    """Rows of random bytes, converted once and then read sample by sample."""
+    budget = 4 * MIB
+    random = np.random.default_rng(0)
+    count = 10 * budget // FEATURES
+    (tmp_path / "data").mkdir()
+    for part, size in (("train", count), ("test", 100)):
+        samples = random.integers(0, 256, (size, FEATURES), dtype="u1")
+        np.savez(tmp_path / "data" / f"{part}.npz", x=samples, y=random.integers(0, 10, size))
+    found = run(STREAMED, tmp_path, budget)
+    assert found["arena"] <= budget
+    assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, found

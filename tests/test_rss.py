@@ -1,0 +1,382 @@
+"""Peak memory: exact at exit, never inherited from the caller."""
+
+import json
+import os
+import re
+import select
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgerev.cli import main
+from edgerev.errors import EdgerevError, UsageError
+from edgerev.tools import memory, process_tree
+from edgerev.tools.rss import CommandError, RssResult, measure
+
+MIB = 1 << 20
+PYTHON = [sys.executable, "-I", "-S", "-c"]
+# What lies beneath any Python child: the interpreter itself.
+BASE_MIB = 16
+
+
+def grow(mib):
+    """Return code that makes `mib` MiB resident and ends."""
+    return f"x = bytearray({mib} << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\n"
+
+
+def can_trace():
+    return measure(["true"]).method == "trace"
+
+
+needs_trace = pytest.mark.skipif(not can_trace(), reason="this kernel refuses tracing")
+
+
+@pytest.fixture(autouse=True)
+def _listening_to_the_keyboard():
+    """A job in the background starts with the keyboard's signals ignored; here the caller does not ignore them."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture(params=[pytest.param(True, marks=needs_trace), False], ids=["trace", "sample"])
+def trace(request):
+    return request.param
+
+
+def test_known_size_is_measured(trace, tmp_path):
+    """The command tells its own high-water mark at its end, when all of the known size is resident."""
+    tell = "print([line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM:')][0])"
+    with open(tmp_path / "own", "wb") as own:
+        result = measure([*PYTHON, grow(100) + tell], trace=trace, stdout=own)
+    own_bytes = 1024 * int((tmp_path / "own").read_text())
+    assert 100 * MIB < own_bytes < (100 + BASE_MIB) * MIB
+    assert result.peak_rss_bytes == pytest.approx(own_bytes, rel=0.01)
+    assert result.method == ("trace" if trace else "sample")
+    assert (result.exit_code, result.signal, result.processes) == (0, None, 1)
+
+
+def test_figure_is_not_inherited_from_a_large_parent(trace):
+    code = (
+        f"{grow(500)}\nimport json\nfrom edgerev.tools.memory import rss_bytes\nfrom edgerev.tools.rss import measure\n"
+        f"r = measure(['true'], trace={trace})\n"
+        "print(json.dumps([rss_bytes(), r.peak_rss_bytes, r.peak_tree_rss_bytes]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    parent, peak, tree = json.loads(done.stdout)
+    assert parent > 500 * MIB
+    # Sampling may miss so short a command, and then reports what it inherits from the watcher, which is small.
+    assert 0 < peak <= tree < (8 if trace else 16) * MIB
+
+
+@needs_trace
+def test_tiny_short_command_is_exact():
+    assert 0 < measure(["true"], interval_seconds=60).peak_rss_bytes < 8 * MIB
+
+
+def test_short_lived_peak_is_not_lost_between_samples(trace):
+    """The buffer is gone before the process ends, and no sample but the first can see it."""
+    code = "import mmap\nm = mmap.mmap(-1, 50 << 20)\nfor i in range(0, len(m), 4096): m[i] = 1\nm.close()"
+    peak = measure([*PYTHON, code], trace=trace, interval_seconds=60).peak_rss_bytes
+    assert 50 * MIB <= peak <= (50 + BASE_MIB) * MIB
+
+
+def test_short_lived_grandchild(trace):
+    child = f"import subprocess, sys; subprocess.run([sys.executable, '-I', '-S', '-c', {grow(50)!r}], check=True)"
+    result = measure([*PYTHON, child], trace=trace, interval_seconds=60)
+    assert 50 * MIB <= result.peak_rss_bytes <= (50 + BASE_MIB) * MIB
+    if trace:
+        assert result.processes == 2
+        assert result.left_running == 0
+
+
+# Says that it is large, stays, and ends without giving memory back.
+HOLD = grow(40) + "import os, sys\nprint(flush=True)\nsys.stdin.read()\nos._exit(0)\n"
+
+
+@needs_trace
+@pytest.mark.parametrize("workers", [1, 3])
+def test_tree_is_the_sum_over_processes_alive_together(workers):
+    """The first worker to exit is stopped for the tree to be read, while the others are still there."""
+    parent = (
+        "import subprocess, sys\n"
+        f"command = [sys.executable, '-I', '-S', '-c', {HOLD!r}]\n"
+        f"ps = [subprocess.Popen(command, stdin=-1, stdout=-1) for _ in range({workers})]\n"
+        "for p in ps: p.stdout.readline()\n"
+        "for p in ps: p.stdin.close()\n"
+        "for p in ps: p.wait()\n"
+    )
+    result = measure([*PYTHON, parent], interval_seconds=60)
+    assert 40 * MIB <= result.peak_rss_bytes <= (40 + BASE_MIB) * MIB
+    assert workers * 40 * MIB <= result.peak_tree_rss_bytes <= (workers * 40 + (workers + 1) * BASE_MIB) * MIB
+    if result.peak_tree_pss_bytes is not None:
+        assert workers * 39 * MIB <= result.peak_tree_pss_bytes <= result.peak_tree_rss_bytes + MIB
+    assert result.processes == workers + 1
+
+
+def test_one_sample_sums_the_tree():
+    workers = [
+        subprocess.Popen([*PYTHON, HOLD], stdin=subprocess.PIPE, stdout=subprocess.PIPE) for _ in range(2)
+    ]  # fmt: skip
+    for worker in workers:
+        worker.stdout.readline()
+    figures = process_tree.Figures()
+    assert {worker.pid for worker in workers} <= set(process_tree.descendants(os.getpid()))
+    figures.sample([worker.pid for worker in workers])
+    for worker in workers:
+        worker.communicate()
+    assert 80 * MIB <= figures.peak_tree_rss <= (80 + 2 * BASE_MIB) * MIB
+    assert 40 * MIB <= figures.peak_rss <= (40 + BASE_MIB) * MIB
+
+
+def test_vforked_children_do_not_count_their_parent_twice(trace):
+    code = grow(100) + "import subprocess\nfor _ in range(20): subprocess.run(['true'])"
+    result = measure([*PYTHON, code], trace=trace, interval_seconds=0.001)
+    assert result.peak_tree_rss_bytes <= 140 * MIB
+
+
+def test_threads_are_not_processes(trace):
+    code = "import threading\nts = [threading.Thread(target=int) for _ in range(5)]\nfor t in ts: t.start(); t.join()"
+    assert measure([*PYTHON, code], trace=trace).processes == 1
+
+
+def test_memory_before_exec_counts(trace):
+    code = grow(60) + "import os; os.execvp('true', ['true'])"
+    assert 60 * MIB <= measure([*PYTHON, code], trace=trace, interval_seconds=60).peak_rss_bytes < 80 * MIB
+
+
+def test_exit_code_is_the_commands(trace):
+    result = measure(["sh", "-c", "exit 41"], trace=trace)
+    assert (result.exit_code, result.signal) == (41, None)
+
+
+@pytest.mark.parametrize("name", ["TERM", "KILL", "SEGV", "INT"])
+def test_death_by_signal(trace, name):
+    result = measure(["sh", "-c", f"kill -{name} $$"], trace=trace)
+    number = getattr(signal, f"SIG{name}")
+    assert (result.exit_code, result.signal) == (128 + number, f"SIG{name}")
+    assert result.peak_rss_bytes > 0
+
+
+def test_command_handles_its_own_signals(trace):
+    code = (
+        "import os, signal\nseen = []\nsignal.signal(signal.SIGUSR1, lambda *_: seen.append(1))\n"
+        "os.kill(os.getpid(), signal.SIGUSR1)\nraise SystemExit(5 if seen else 6)"
+    )
+    assert measure([*PYTHON, code], trace=trace).exit_code == 5
+
+
+def test_stopped_and_continued_command_goes_on(trace):
+    code = (
+        "import os, signal, subprocess, sys\n"
+        "p = subprocess.Popen(['cat'], stdin=-1)\n"
+        "os.kill(p.pid, signal.SIGSTOP)\n"
+        "assert os.WIFSTOPPED(os.waitpid(p.pid, os.WUNTRACED)[1])\n"
+        "os.kill(p.pid, signal.SIGCONT)\n"
+        "p.stdin.close()\n"
+        "raise SystemExit(p.wait())"
+    )
+    assert measure([*PYTHON, code], trace=trace).exit_code == 0
+
+
+def test_signal_dispositions_are_the_callers(trace):
+    """Python ignores SIGPIPE, and the watcher ignores the keyboard; the command must not inherit either.
+
+    What the caller's own caller ignores (the keyboard, for a job in the background) stays ignored.
+    """
+    status = Path("/proc/self/status").read_text()
+    pythons = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1
+    ignored = int(re.search(r"SigIgn:\s*(\w+)", status)[1], 16) & ~pythons
+    code = (
+        "import signal\n"
+        "with open('/proc/self/status') as f: lines = [line.split() for line in f]\n"
+        "bits = [int(line[1], 16) for line in lines if line[0] in ('SigBlk:', 'SigIgn:')]\n"
+        "ours = 1 << signal.SIGPIPE - 1 | 1 << signal.SIGXFSZ - 1\n"  # this Python's own
+        f"raise SystemExit(int(bool(bits[0] or bits[1] & ~ours != {ignored})))"
+    )
+    assert measure([*PYTHON, code], trace=trace).exit_code == 0
+    assert measure(["grep", "-q", f"SigIgn:.{ignored:016x}", "/proc/self/status"], trace=trace).exit_code == 0
+
+
+def test_no_descriptor_leaks_into_the_command(trace):
+    code = "import os; raise SystemExit(len([fd for fd in os.listdir('/proc/self/fd') if int(fd) > 2]) - 1)"
+    assert measure([*PYTHON, code], trace=trace).exit_code == 0
+
+
+def test_what_is_left_running_is_reported_and_unharmed(trace, tmp_path):
+    """The command leaves a child that answers a question asked after the measurement."""
+    for name in ("question", "answer"):
+        os.mkfifo(tmp_path / name)
+    result = measure(["sh", "-c", "(read line < question; echo $line > answer) &"], trace=trace, cwd=tmp_path)
+    assert (result.exit_code, result.left_running) == (0, 1)
+    question, answer = (os.open(tmp_path / name, os.O_RDWR) for name in ("question", "answer"))
+    os.write(question, b"alive\n")
+    assert select.select([answer], [], [], 60)[0], "the child did not answer"
+    assert os.read(answer, 10) == b"alive\n"
+    os.close(question)
+    os.close(answer)
+
+
+def test_missing_command():
+    with pytest.raises(CommandError, match=r"cannot run 'no-such-command': No such file.*check its spelling") as caught:
+        measure(["no-such-command"])
+    assert isinstance(caught.value, UsageError)
+    assert caught.value.exit_code == 127
+
+
+def test_command_that_is_no_program(tmp_path):
+    file = tmp_path / "notes.txt"
+    file.write_text("not a program")
+    with pytest.raises(CommandError, match="Permission denied") as caught:
+        measure([str(file)])
+    assert caught.value.exit_code == 126
+
+
+def test_empty_command():
+    with pytest.raises(UsageError, match="no command to measure"):
+        measure([])
+
+
+def test_arguments_survive_as_bytes(tmp_path):
+    name = os.fsdecode(b"\xff name with 'quotes'")
+    assert measure(["sh", "-c", 'touch -- "$1"', "sh", name], cwd=tmp_path).exit_code == 0
+    assert os.listdir(os.fsencode(tmp_path)) == [os.fsencode(name)]
+
+
+def test_killed_watcher_is_an_error():
+    with pytest.raises(EdgerevError, match="ended early"):
+        measure(["sh", "-c", "kill -KILL $PPID"])
+
+
+# -- the verb ------------------------------------------------------------------------------------------------------
+
+
+def run_rss(*arguments):
+    command = [sys.executable, "-m", "edgerev", "rss", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60)
+
+
+def test_json_alone_on_standard_output():
+    done = run_rss("--json", "--limit", "1G", "--", "sh", "-c", "echo hello; exit 9")
+    figures = json.loads(done.stdout)
+    assert done.stderr == "hello\n"
+    assert done.returncode == figures["exit_code"] == 9
+    assert figures["limit_bytes"] == 1 << 30
+    assert figures["within_limit"] is True
+    assert 0 < figures["peak_rss_bytes"] <= figures["peak_tree_rss_bytes"] < 16 * MIB
+
+
+def test_text_leaves_standard_output_to_the_command():
+    done = run_rss("echo", "hello")
+    assert (done.returncode, done.stdout) == (0, "hello\n")
+    assert "peak RSS, largest process" in done.stderr
+    assert "echo hello: exit code 0" in done.stderr
+
+
+def test_options_of_the_command_are_its_own():
+    assert run_rss("--interval", "5", "echo", "--json", "--", "-x").stdout == "--json -- -x\n"
+
+
+def test_limit_passed():
+    done = run_rss("--limit", "1kB", "--", "true")
+    assert done.returncode == 3
+    assert "PASSED" in done.stderr
+
+
+def test_missing_command_exits_as_a_shell_would():
+    done = run_rss("no-such-command")
+    assert done.returncode == 127
+    assert done.stderr.startswith("edgerev: error: cannot run 'no-such-command'")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "no command to measure"),
+        (["--"], "no command to measure"),
+        (["--limit", "many", "true"], "'many' is not a size"),
+        (["--interval", "0", "true"], "--interval 0"),
+        (["--interval", "nan", "true"], "--interval nan"),
+    ],
+)
+def test_usage_errors(arguments, message, capfd):
+    assert main(["rss", *arguments]) == 2
+    assert message in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_signals_reach_the_command(number):
+    """SIGTERM is handed on; SIGINT goes to the whole group, as a terminal sends it."""
+    code = "import signal, sys\nprint('ready', flush=True)\nsignal.pause()"
+    command = [sys.executable, "-m", "edgerev", "rss", "--", *PYTHON, code]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    assert process.stdout.readline() == "ready\n"
+    if number == signal.SIGINT:
+        os.killpg(process.pid, number)
+    else:
+        process.send_signal(number)
+    _, report = process.communicate(timeout=60)
+    assert process.returncode == 128 + number
+    assert f"killed by {number.name}" in report
+
+
+# -- what a process says about itself ------------------------------------------------------------------------------
+
+
+def test_own_figures():
+    code = (
+        "from edgerev.tools import memory as m\nbefore = m.peak_rss_bytes()\n"
+        "x = bytearray(80 << 20)\nfor i in range(0, len(x), 4096): x[i] = 1\n"
+        "full = m.rss_bytes()\ndel x\n"
+        "print(before, full, m.peak_rss_bytes(), m.reset_peak_rss(), m.peak_rss_bytes())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    before, full, peak, reset, after = done.stdout.split()
+    assert int(full) - int(before) == pytest.approx(80 * MIB, rel=0.05)
+    assert int(peak) >= int(full) - MIB  # the kernel counts pages in batches
+    if reset == "True":
+        assert int(after) < int(before) + 8 * MIB
+
+
+@pytest.mark.parametrize(
+    ("text", "size"),
+    [("1", 1), ("64M", 64 << 20), ("48MiB", 48 << 20), ("1.5G", 3 << 29), ("2 kB", 2000), ("7b", 7), ("1T", 1 << 40)],
+)
+def test_parse_bytes(text, size):
+    assert memory.parse_bytes(text) == size
+
+
+@pytest.mark.parametrize("text", ["", "M", "-1M", "0", "1Q", "0x10", "1e9", "1 000", "nan", "0.1"])
+def test_parse_bytes_refuses(text):
+    with pytest.raises(UsageError, match="is not a size"):
+        memory.parse_bytes(text)
+
+
+@pytest.mark.parametrize(
+    ("size", "text"),
+    [
+        (0, "0 B"), (1023, "1023 B"), (1024, "1.0 KiB"), (48 << 20, "48.0 MiB"),
+        (300 << 20, "300 MiB"), (5 << 50, "5120 TiB"),
+    ],
+)
+def test_format_bytes(size, text):
+    assert memory.format_bytes(size) == text
+
+
+def test_status_of_a_process_that_is_gone():
+    process = subprocess.Popen(["true"])
+    process.wait()
+    assert process_tree.read_status(process.pid) == {}
+
+
+def test_result_within_limit():
+    result = RssResult(["x"], 0, None, 1.0, 10, 20, None, 2, 0, "trace", limit_bytes=20)
+    assert result.within_limit
+    assert "kept" in result.to_text()

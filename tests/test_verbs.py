@@ -1,0 +1,332 @@
+"""Every verb end to end on small data in every format: text, JSON, exit codes, progress on a terminal only."""
+
+import fcntl
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+
+import numpy as np
+import pytest
+import toys
+
+from edgerev.learner import Learner
+
+pytestmark = pytest.mark.usefixtures("cache")
+
+
+@pytest.fixture
+def work(tmp_path):
+    toys.tree_set(tmp_path / "data")
+    (tmp_path / "config.toml").write_text(toys.CONFIG)
+    return tmp_path
+
+
+def train(work, *more, output="model.edgerev"):
+    return ["train", work / "config.toml", "--data", work / "data", "-o", work / output, *more]
+
+
+def of(done):
+    """Return what a command printed as JSON."""
+    assert (done.code, done.err) == (0, "")
+    return json.loads(done.out)
+
+
+# -- train ---------------------------------------------------------------------------------------------------------
+
+
+def test_train_prints_figures(cli, work):
+    figures = of(cli(*train(work, "--json")))
+    assert figures["accuracy"] > 0.9
+    assert (figures["samples"], figures["steps"], figures["measured_on"]) == (60, 24, "test")
+    assert figures["arena_bytes"] == sum(figures["regions"].values())
+    assert figures["stored_sample_bytes"] == 0
+    assert 0 < figures["loss"] < 1
+    assert figures["peak_rss_bytes"] >= figures["ready_rss_bytes"] > 0
+    assert figures["step_ms"] > 0
+    done = cli(*train(work, output="again.edgerev"))
+    assert (done.code, done.err) == (0, "")
+    assert f"training loss      {figures['loss']:.4f}" in done.out
+    assert f"accuracy           {100 * figures['accuracy']:.2f} % of test samples" in done.out
+    assert f"{figures['parameters']:,d}, reversible schedule" in done.out
+    assert f"arena              {figures['arena_bytes']:,d} B" in done.out
+    assert (work / "again.edgerev").read_bytes() == (work / "model.edgerev").read_bytes()
+
+
+def test_force_and_resume(cli, work):
+    """Nothing is overwritten unasked; resuming without a checkpoint begins."""
+    model = work / "model.edgerev"
+    begun = cli(*train(work, "--resume"))
+    assert (begun.code, begun.err) == (0, f"edgerev: {model} is not there; starting anew\n")
+    first = model.read_bytes()
+    assert cli(*train(work)).code == 2
+    assert cli(*train(work, "--force", "--resume")).code == 2
+    assert model.read_bytes() == first
+    assert of(cli(*train(work, "--resume", "--json")))["step_ms"] == 0
+    assert model.read_bytes() == first
+    (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", "batch = 8\nseed = 1"))
+    assert cli(*train(work, "--force")).code == 0
+    assert model.read_bytes() != first
+    assert Learner.load(f"{model}.previous").seed == 1  # the generation before is that of the new training
+    assert cli("train", work / "config.toml").code == 2
+
+
+def test_resuming_from_the_generation_before(cli, work):
+    """Where a power cut on a file system without hard links left no other."""
+    model, previous = work / "model.edgerev", work / "model.edgerev.previous"
+    (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", "batch = 8\ncheckpoint_steps = 7"))
+    assert cli(*train(work)).code == 0
+    whole = model.read_bytes()
+    model.unlink()
+    assert f"{model} is gone but {previous} is there; expected a new name; add --resume" in cli(*train(work)).err
+    done = cli(*train(work, "--resume"))
+    assert (done.code, done.err) == (0, f"edgerev: {model} is not there; going on from {previous}\n")
+    assert model.read_bytes() == whole
+
+
+def test_a_checkpoint_every_so_many_steps(cli, work):
+    (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", "batch = 8\ncheckpoint_steps = 5"))
+    assert cli(*train(work)).code == 0
+    assert Learner.load(str(work / "model.edgerev")).steps == 24
+
+
+FORMATS = ("csv", "npz", "npy", "idx", "idx.gz")
+
+
+def write(folder, kind):
+    """Write images with six classes in a format; return the path to pass, and one to predict from."""
+    folder.mkdir()
+    for part, seed in (("train", 1), ("test", 2)):
+        x, y = toys.images(90 if part == "train" else 30, seed=seed)
+        if kind == "csv":
+            toys.write_csv(folder / f"{part}.csv", x.reshape(len(x), -1), y)
+        elif kind == "npz":
+            toys.write_npz(folder / f"{part}.npz", x, y)
+        elif kind == "npy":
+            np.save(folder / f"x_{part}.npy", x)
+            np.save(folder / f"y_{part}.npy", y)
+        else:
+            toys.write_idx(folder, x, y, {"test": "t10k"}.get(part, part), kind.endswith("gz"))
+    return folder
+
+
+@pytest.mark.parametrize("kind", FORMATS)
+def test_every_format_from_training_to_predicting(kind, cli, tmp_path):
+    data, model = write(tmp_path / "data", kind), tmp_path / "model.edgerev"
+    preset = "table" if kind == "csv" else "digits"
+    (tmp_path / "c.toml").write_text(
+        f'[net]\npreset = "{preset}"\n[train]\nepochs = 6\nbatch = 8\n[optimizer]\nkind = "adamw"\nrate = 3e-3\n'
+    )
+    trained = of(cli("train", tmp_path / "c.toml", "--data", data, "-o", model, "--json"))
+    assert trained["accuracy"] > 0.9
+    assert of(cli("eval", model, "--data", data, "--json"))["accuracy"] == trained["accuracy"]
+    more = ["--label", "label"] if kind == "csv" else []
+    lines = cli("predict", model, "--data", data, *more).out.splitlines()
+    assert len(lines) == 30
+    y = toys.images(30, seed=2)[1]
+    assert np.mean([line == str(label) for line, label in zip(lines, y)]) == trained["accuracy"]
+
+
+# -- eval, predict, inspect ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def model(cli, work):
+    assert cli(*train(work)).code == 0
+    return work / "model.edgerev"
+
+
+def test_eval(cli, work, model):
+    figures = of(cli("eval", model, "--data", work / "data", "--json"))
+    assert figures == {"samples": 30, "accuracy": figures["accuracy"], "squared_error": 0.0}
+    for threads in (1, 2):
+        done = cli("eval", model, "--data", work / "data", "--threads", threads)
+        assert done == (0, f"accuracy {100 * figures['accuracy']:.2f} % of 30 samples\n", "")
+    toys.write_csv(work / "tree.csv", *toys.rows(30), "tree")
+    assert cli("eval", model, "--data", work / "tree.csv", "--label", "tree").code == 1
+
+
+def test_predict_prints_the_names_of_classes(cli, work, model):
+    x, y = toys.rows(30, seed=5)
+    toys.write_npz(work / "x.npz", x)
+    np.save(work / "new.npy", x)
+    lines = cli("predict", model, "--data", work / "x.npz").out.splitlines()
+    assert cli("predict", model, "--data", work / "new.npy").out.splitlines() == lines
+    assert set(lines) <= set(toys.NAMES)
+    assert np.mean([line == toys.NAMES[label] for line, label in zip(lines, y)]) > 0.9
+    rows = [line.split("\t") for line in cli("predict", model, "--data", work / "x.npz", "--proba").out.splitlines()]
+    objects = [json.loads(line) for line in cli("predict", model, "--data", work / "x.npz", "--json").out.splitlines()]
+    both = cli("predict", model, "--data", work / "x.npz", "--json", "--proba").out.splitlines()
+    full = [json.loads(line) for line in both]
+    proba = Learner.load(str(model)).predict_proba_many(x)
+    for line, row, plain, whole, expected in zip(lines, rows, objects, full, proba, strict=True):
+        assert row == [line, *(f"{value:.6f}" for value in expected)]
+        assert plain == {"prediction": line}
+        assert whole == {"prediction": line, "proba": expected.tolist()}
+
+
+def test_predict_beyond_the_named_classes(cli, work):
+    """A net may have outputs for classes to come; their answer is a number."""
+    (work / "config.toml").write_text(toys.CONFIG.replace("[net]", "[net]\noutputs = 5"))
+    assert cli(*train(work)).code == 0
+    learner = Learner.load(str(work / "model.edgerev"))
+    learner.runtime.view("head.0.bias")[4] = 100
+    learner.save(str(work / "model.edgerev"))
+    toys.write_npz(work / "x.npz", toys.rows(3)[0])
+    assert cli("predict", work / "model.edgerev", "--data", work / "x.npz").out == "4\n" * 3
+
+
+def test_inspect(cli, work, model):
+    figures = of(cli("inspect", model, "--json"))
+    assert figures["classes"] == list(toys.NAMES)
+    assert figures["net"]["stem"] == {"layer": "dense", "channels": 16}
+    assert figures["recipe"]["optimizer"]["kind"] == "adamw"
+    assert figures["recipe"]["loss"]["kind"] == "cross_entropy"
+    assert figures["position"]["experience"] == 1
+    assert figures["tensors"]["stem.0.weight"] == ["F32", [1, 4, 16]]
+    assert 0 < model.stat().st_size - figures["bytes"] < 5000
+    done = cli("inspect", model)
+    assert "classes  ash, birch, cedar\n" in done.out
+    assert "position 1 experiences, 0 epochs, 0 samples" in done.out
+    assert "stem.0.weight" not in done.out
+    assert re.search(r"stem\.0\.weight +F32 \[1, 4, 16\]", cli("inspect", model, "--tensors").out)
+
+
+@pytest.mark.parametrize("kind", ["binary_cross_entropy", "mean_squared_error"])
+def test_several_columns_of_targets(kind, cli, work):
+    x, y = toys.rows(90, seed=1)
+    values = np.stack([y > 0, y > 1], 1)
+    lines = ["f0,f1,f2,f3,p,q", *(",".join(f"{value:g}" for value in [*row, *more]) for row, more in zip(x, values))]
+    (work / "values.csv").write_text("\n".join(lines) + "\n")
+    text = toys.CONFIG.replace("epochs = 3", "epochs = 20")
+    (work / "config.toml").write_text(f'{text}\n[loss]\nkind = "{kind}"\n[data]\nlabel = ["p", "q"]\n')
+    model = work / "m.edgerev"
+    trained = of(cli("train", work / "config.toml", "--data", work / "values.csv", "-o", model, "--json"))
+    data = ["--data", work / "values.csv", "--label", "p,q"]
+    measured = of(cli("eval", model, *data, "--json"))
+    assert (trained["measured_on"], measured["samples"]) == ("held-out", 90)
+    found = np.array([line.split() for line in cli("predict", model, *data).out.splitlines()], float)
+    text = cli("eval", model, *data).out
+    if kind == "binary_cross_entropy":
+        assert (found == values).mean() == pytest.approx(measured["accuracy"])
+        assert measured["accuracy"] > 0.9
+        assert text == f"accuracy {100 * measured['accuracy']:.2f} % of 90 samples\n"
+    else:
+        assert ((found - values) ** 2).mean() == pytest.approx(measured["squared_error"], rel=1e-4)
+        assert measured["squared_error"] < 0.1
+        assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples\n"
+
+
+# -- plan, bench, demo ---------------------------------------------------------------------------------------------
+
+
+def test_plan(cli, work):
+    figures = of(cli("plan", "--preset", "mlp4", "--json"))
+    assert {"arena_bytes", "activation_bytes", "regions", "schedule", "parameters", "instructions"} == figures.keys()
+    text = cli("plan", "--preset", "mlp4").out
+    assert f"{figures['arena_bytes']:,d} B for {figures['parameters']:,d} parameters, batch 16" in text
+    listing = cli("plan", "--preset", "mlp4", "--listing").out
+    assert len(listing.splitlines()) >= figures["instructions"]
+    assert "couple" in listing
+    small = of(cli("plan", "--preset", "mlp4", "--state", "int16", "--batch", 4, "--outputs", 3, "--json"))
+    assert small["arena_bytes"] < figures["arena_bytes"]
+    assert of(cli("plan", "--config", work / "config.toml", "--input", "4", "--json"))["schedule"]["micro_batch"] == 8
+    stored = of(cli("plan", "--preset", "mlp4", "--schedule", "stored", "--json"))
+    assert stored["schedule"]["stored"] == 8
+
+
+@pytest.mark.parametrize(("arguments", "match"), [
+    ([], "give either --preset or --config"), (["--preset", "mlp4", "--config", "x"], "give either --preset or --conf"),
+    (["--preset", "lenet"], "no preset 'lenet'; expected"), (["--preset", "mlp4", "--input", "4x"], "expected sizes"),
+    (["--preset", "mlp4", "--input", "0"], "each at least 1"), (["--preset", "mlp4", "--batch", "0"], "at least 1"),
+    (["--preset", "mlp4", "--outputs", "0"], "at least 1 output"), (["--preset", "mlp4", "--budget", "8x"], "not a s"),
+    (["--preset", "images", "--input", "28x28"], "is for samples like"), (["--config", "none.toml"], "No such file"),
+    (["--preset", "mlp4", "--schedule", "fast"], "invalid choice"), (["--preset", "mlp4", "--batch", "x"], "invalid"),
+])  # fmt: skip
+def test_plan_says_what_is_wrong(arguments, match, cli):
+    done = cli("plan", *arguments)
+    assert (done.code, done.out) == (2, "")
+    assert match in done.err
+
+
+def test_plan_of_a_configuration_needs_a_shape(cli, work):
+    assert "add --input, such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
+
+
+@pytest.mark.parametrize("preset", ["mlp6", "har3", "vis2"])
+@pytest.mark.parametrize("state", ["int32", "int16"])
+def test_bench_inverse(preset, state, cli):
+    command = ["bench", "inverse", "--preset", preset, "--state", state, "--steps", 5, "--batch", 3]
+    figures = of(cli(*command, "--json"))
+    assert (figures["max_abs_error"], figures["state_bits_equal"], figures["steps"]) == (0, True, 5)
+    assert re.search(r"^max_abs_error +0\.0$", cli(*command).out, flags=re.M)
+
+
+def test_bench_needs_a_benchmark(cli):
+    assert cli("bench").code == 2
+    assert cli("bench", "speedy").code == 2
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_demo_learns_digits_class_by_class(seed, cli, tmp_path):
+    pytest.importorskip("sklearn")
+    model = tmp_path / "digits.edgerev"
+    figures = of(cli("demo", "--json", "--seed", seed, "-o", model))
+    assert figures["accuracy"] >= 0.96
+    assert figures["stored_sample_bytes"] == 0
+    assert [len(row) for row in figures["matrix"]] == [1, 2, 3, 4, 5]
+    assert figures["accuracy_after"][-1] == figures["accuracy"]
+    assert figures["forgetting"] < 0.03
+    assert figures["seconds"] < 90
+    assert figures["measured_on"] == "test"
+    assert Learner.load(str(model)).classes == [str(digit) for digit in range(10)]
+
+
+def test_demo_prints_a_report(cli, tmp_path):
+    pytest.importorskip("sklearn")
+    done = cli("demo", "-o", tmp_path / "m.edgerev")
+    assert (done.code, done.err) == (0, "")
+    for text in ("accuracy after each experience", "forgetting ", " 0 B of samples", "  consolidation ",
+                 "resident memory ", "ms a step"):  # fmt: skip
+        assert text in done.out
+    assert cli("demo", "-o", tmp_path / "m.edgerev").code == 2
+    assert cli("demo", "-o", tmp_path / "m.edgerev", "--force").code == 0
+    assert "train.seed" in cli("demo", "--seed", -1).err
+
+
+# -- progress ------------------------------------------------------------------------------------------------------
+
+
+def test_progress_is_shown_on_a_terminal_only(work):
+    command = [sys.executable, "-m", "edgerev", *map(str, train(work, "--force", "--json"))]
+    piped = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert piped.stderr == ""
+    assert json.loads(piped.stdout)["accuracy"] > 0.9
+    shown, figures = on_terminal(command)
+    assert "training" in shown
+    assert "180" in shown
+    assert "samples" in shown
+    assert json.loads(figures)["accuracy"] == json.loads(piped.stdout)["accuracy"]
+
+
+def on_terminal(command):
+    """Run a command whose standard error is a terminal; return what it shows there, and its output."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("4H", 24, 100, 0, 0))
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=theirs, text=True)
+    os.close(theirs)
+    shown = b""
+    try:
+        while chunk := os.read(ours, 4096):
+            shown += chunk
+    except OSError:  # the other end is closed
+        pass
+    output = process.stdout.read()
+    process.stdout.close()
+    assert process.wait() == 0
+    os.close(ours)
+    return shown.decode(), output
