@@ -9,10 +9,12 @@ Pisarchyk and Lee 2020, section 5.2). Scopes of one kind share one plan, so the 
 from __future__ import annotations
 
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgerev.errors import EdgerevError
 from edgerev.kernels import layout
+from edgerev.kernels.layout import Op
 from edgerev.program import SCOPED, Program, Region, Scope
 
 ACTIVATIONS = (Region.STATE, Region.STATE_GRADIENT, Region.STORED, Region.WORKSPACE)
@@ -106,4 +108,17 @@ def _lifetimes(program: Program, scope: Scope) -> dict[int, tuple[int, int]]:
         for number in program.rows[row + layout.OPERANDS : row + layout.PARAMETERS]:
             if number >= 0 and program.regions[number] is scope.region and program.scope_of(number) == scope.key:
                 lives[number] = (lives.get(number, (index, index))[0], index)
+    for first, last in _loops(program, scope):
+        for number, (born, died) in lives.items():
+            # what comes from before a loop, or is needed after it, is needed in each of its rounds
+            if born < first <= died or born <= last < died:
+                lives[number] = (min(born, first), max(died, last))
     return lives
+
+
+def _loops(program: Program, scope: Scope) -> Iterator[tuple[int, int]]:
+    """Yield the first and the last row of the body of each REPEAT."""
+    for index in range(scope.start, scope.stop):
+        row = index * layout.ROW
+        if program.rows[row + layout.OP] == Op.REPEAT:
+            yield index + 1, index + program.rows[row + layout.PARAMETERS]

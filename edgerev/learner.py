@@ -78,7 +78,7 @@ class Learner:
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
         if not 0 <= seed < 2**63:
             raise UsageError(f"seed {seed}: expected 0 .. 2**63 - 1")
-        choice = choose(net, recipe, **options)
+        choice = choose(net, recipe, threads=threads, **options)
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
         self.position, self.classes = Position(), list[str]()
         self._program = choice.program

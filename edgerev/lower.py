@@ -9,7 +9,7 @@ update (`edgerev.lower_update`).
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 
 from edgerev.kernels.layout import DType, Op, PoolKind
 from edgerev.lower_layers import Context
@@ -43,7 +43,7 @@ class Lowering:
 
     def __init__(self, net: Net, recipe: Recipe, schedule: Schedule) -> None:
         self.net, self.recipe, self.schedule = net, recipe, schedule
-        self.program = Program(recipe.batch)
+        self.program = Program(recipe.batch, schedule.threads)
         self.tensors = NetTensors(self.program, net, recipe, schedule)
         self.updater = Updater(self.tensors)
         self._parts = list(net.functions())
@@ -101,12 +101,12 @@ class Lowering:
             Op.SCHEDULE, self.tensors.scalars, self.tensors.counters, kind=rates.number, rate=optimizer.rate,
             warmup=rates.warmup, total=rates.steps, floor=rates.floor, **betas,
         )
-        for index, _ in enumerate(self._micro_batches()):
+        for _ in self._micro_batches():
             self._encode(train=True)
             self._forward(train=True)
-            self._loss_and_head(accumulate=index > 0)
-            self._backward(accumulate=index > 0)
-            self._stem_backward(accumulate=index > 0)
+            self._loss_and_head()
+            self._backward()
+            self._stem_backward()
         program.emit(Op.REPORT, self.tensors.report, self.tensors.losses)
         if self.updater.deferred:
             self.updater.commit()
@@ -117,20 +117,18 @@ class Lowering:
             with self.program.samples(first, self.schedule.micro_batch):
                 yield
 
-    @contextmanager
-    def _chunk(self, first: int, key: str) -> Iterator[None]:
-        with self.program.samples(first, self.schedule.chunk), self.program.scope(Region.WORKSPACE, key):
-            yield
+    def _workspace(self, key: str) -> AbstractContextManager[None]:
+        return self.program.scope(Region.WORKSPACE, key)
 
-    def _chunks(self, key: str) -> Iterator[int]:
-        """Run the body once for each chunk of the micro-batch at hand; yield the chunk's index."""
-        start, count = self.program.sample_range
-        for index, first in enumerate(range(start, start + count, self.schedule.chunk)):
-            with self._chunk(first, key):
-                yield index
+    def _chunks(self) -> AbstractContextManager[None]:
+        """Let the instructions emitted inside run once for each chunk of the micro-batch at hand."""
+        return self.program.repeat(self.schedule.chunk)
 
     def _context(self, train: bool, stored: str = "") -> Context:
-        return Context(self.program, self.schedule.chunk, self.tensors.counters, train, stored)
+        capacity = self.schedule.micro_batch if stored else self.schedule.chunk
+        return Context(
+            self.program, self.schedule.chunk, capacity, self.tensors.counters, self.schedule.threads, train, stored
+        )
 
     # -- forward ----------------------------------------------------------------------------------------------
 
@@ -147,8 +145,9 @@ class Lowering:
         """From raw samples to the state at the backbone's entry."""
         context = self._context(train)
         half = self.net.half_shape[-1]
-        with self.program.block("stem"):
-            for _ in self._chunks(f"stem/{train}"):
+        with self.program.block("stem"), self._workspace(f"stem/{train}"):
+            self.tensors.stem.prepare(context)
+            with self._chunks():
                 output = self.tensors.stem.forward(context, self._input(context))[-1]
                 for side, state in enumerate(self.tensors.states[0]):
                     self.program.emit(Op.COUPLE, state, output, sign=0, channel=side * half)
@@ -168,14 +167,21 @@ class Lowering:
         """Emit ``state[target] += sign * F(state[source])``."""
         stored = part.name if train and part.name in self.tensors.stored else ""
         context, module = self._context(train, stored), self.tensors.functions[part.name]
-        for _ in self._chunks(f"{self._signature(part)}/couple/{train}/{bool(stored)}"):
-            x = module.input(context)
-            self.program.emit(Op.LOAD, x, self.tensors.states[stage][part.source])
-            activations = module.forward(context, x)
-            target = self.tensors.states[stage][part.target]
-            self.program.emit(Op.COUPLE, target, activations[-1], sign=sign, scale=self._scale)
-            if stored:
-                self._kept[part.name] = activations
+        with self._workspace(f"{self._signature(part)}/couple/{train}/{bool(stored)}"):
+            module.prepare(context)
+            with self._chunks():
+                activations = self._function(part, context, stage, sign)
+        if stored:
+            self._kept[part.name] = activations
+
+    def _function(self, part: Function, context: Context, stage: int, sign: int) -> list[int]:
+        """Emit the residual function and its coupling for the samples at hand; return its activations."""
+        module, states = self.tensors.functions[part.name], self.tensors.states[stage]
+        x = module.input(context)
+        self.program.emit(Op.LOAD, x, states[part.source])
+        activations = module.forward(context, x)
+        self.program.emit(Op.COUPLE, states[part.target], activations[-1], sign=sign, scale=self._scale)
+        return activations
 
     def _inverse(self) -> None:
         stage = len(self.tensors.states) - 1
@@ -192,7 +198,7 @@ class Lowering:
         wide, deep = pairs[stage], pairs[stage + 1]
         source, target = (deep, wide) if inverse else (wide, deep)
         shape = self.program.decode_tensor(target[0])
-        for _ in self._chunks(f"squeeze/{shape.shape}/{shape.dtype}/{inverse}"):
+        with self._workspace(f"squeeze/{shape.shape}/{shape.dtype}/{inverse}"), self._chunks():
             moved = self.program.tensor(
                 "moved", shape.shape, Region.WORKSPACE, dtype=shape.dtype, capacity=self.schedule.chunk
             )
@@ -229,13 +235,15 @@ class Lowering:
         """Return a short name that residual functions of one structure share, and with it their scratch."""
         return self._signatures.setdefault((part.layers, part.shape), f"function{len(self._signatures)}")
 
-    def _loss_and_head(self, *, accumulate: bool) -> None:
+    def _loss_and_head(self) -> None:
         program, tensors, head = self.program, self.tensors, self.tensors.head
-        context = Context(program, self.schedule.micro_batch, self.tensors.counters, True)
+        size = self.schedule.micro_batch
+        context = Context(program, size, size, self.tensors.counters, self.schedule.threads, True)
         with (
             program.block("head"), program.scope(Region.WORKSPACE, "head"),
             self.updater.gradient("head", "head", head) as gradients,
         ):
+            head.prepare(context, backward=True)
             features = self._pool()
             logits = head.forward(context, features)[-1]
             slope = head.output_gradient(context)
@@ -244,11 +252,12 @@ class Lowering:
                 kind=self.recipe.loss.number, smoothing=getattr(self.recipe.loss, "smoothing", 0.0),
             )
             program.emit(Op.CHECK)
-            dfeatures = head.backward(context, [features], slope, gradients, accumulate)
+            dfeatures = context.scratch("dfeatures", (self.net.features,))
+            head.backward(context, [features], slope, gradients, dfeatures)
             kind = PoolKind[self.net.head.pool.upper()]
             program.emit(Op.POOL_GRAD, *self.tensors.state_gradients[-1], dfeatures, kind=kind)
 
-    def _backward(self, *, accumulate: bool) -> None:
+    def _backward(self) -> None:
         stage, left = len(self.tensors.states) - 1, len(self.tensors.functions)
         for part in reversed(self._parts):
             if isinstance(part, Squeeze):
@@ -259,38 +268,36 @@ class Lowering:
                 continue
             left -= 1
             with self.program.block(part.name):
-                self._function_backward(part, stage, accumulate=accumulate)
+                self._function_backward(part, stage)
 
-    def _function_backward(self, part: Function, stage: int, *, accumulate: bool) -> None:
+    def _function_backward(self, part: Function, stage: int) -> None:
         """Take one function off the state, pass its gradient on, and update its parameters."""
         program, module, key = self.program, self.tensors.functions[part.name], self._signature(part)
-        context = self._context(train=True)
-        states, slopes = self.tensors.states[stage], self.tensors.state_gradients[stage]
-        stored = self._kept.get(part.name)
-        with self.updater.gradient(part.name, key, module) as gradients:
-            for index in self._chunks(f"{key}/backward/{stored is not None}"):
-                activations = stored
-                if activations is None:
-                    x = module.input(context)
-                    program.emit(Op.LOAD, x, states[part.source])
-                    activations = module.forward(context, x)
-                    program.emit(Op.COUPLE, states[part.target], activations[-1], sign=-1, scale=self._scale)
+        stored, slopes = self._kept.get(part.name), self.tensors.state_gradients[stage]
+        context = self._context(train=True, stored=part.name if stored else "")
+        with (
+            self.updater.gradient(part.name, key, module) as gradients,
+            self._workspace(f"{key}/backward/{stored is not None}"),
+        ):
+            module.prepare(context, forward=stored is None, backward=True)
+            with self._chunks():
+                activations = stored or self._function(part, context, stage, -1)
                 dy = module.output_gradient(context)
                 program.emit(Op.LOAD, dy, slopes[part.target], scale=self._scale)
-                backward = self._context(train=True, stored=part.name if stored else "")
-                dx = module.backward(backward, activations, dy, gradients, accumulate or index > 0)
-                program.emit(Op.ACCUMULATE, slopes[part.source], dx)
+                module.backward(context, activations, dy, gradients, slopes[part.source], add=True)
 
-    def _stem_backward(self, *, accumulate: bool) -> None:
+    def _stem_backward(self) -> None:
         program, stem = self.program, self.tensors.stem
         context, half = self._context(train=True), self.net.half_shape[-1]
-        with program.block("stem"), self.updater.gradient("stem", "stem", stem) as gradients:
-            for index in self._chunks("stem/backward"):
-                x = self._input(context)
-                dy = stem.output_gradient(context)
-                for side, slope in enumerate(self.tensors.state_gradients[0]):
-                    program.emit(Op.LOAD, dy, slope, channel=side * half)
-                stem.backward(context, [x], dy, gradients, accumulate or index > 0, input_gradient=False)
+        with (
+            program.block("stem"), self.updater.gradient("stem", "stem", stem) as gradients,
+            self._workspace("stem/backward"), self._chunks(),
+        ):
+            x = self._input(context)
+            dy = stem.output_gradient(context)
+            for side, slope in enumerate(self.tensors.state_gradients[0]):
+                program.emit(Op.LOAD, dy, slope, channel=side * half)
+            stem.backward(context, [x], dy, gradients)
 
     # -- ridge ------------------------------------------------------------------------------------------------
 

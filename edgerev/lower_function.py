@@ -8,8 +8,8 @@ from functools import cache
 from typing import NamedTuple
 
 from edgerev import layers
-from edgerev.kernels.layout import Op
-from edgerev.lower_layers import Context, LoweredLayer, lower_layer
+from edgerev.kernels.layout import NO_TENSOR, Op
+from edgerev.lower_layers import Context, Convolution, LoweredLayer, lower_layer
 from edgerev.program import Program, Region
 
 
@@ -65,19 +65,26 @@ class Sequential:
             found.append(Parameter(tensor, kept, spec.decays, spec.bound * gain, spec.constant))
         return found
 
+    def prepare(self, context: Context, *, forward: bool = True, backward: bool = False) -> None:
+        """Emit what is the same for all samples: weights as `forward` and `backward` want them."""
+        for index, lowered in enumerate(self.layers):
+            lowered.prepare(context, self._weights(index), forward, backward)
+
     def forward(self, context: Context, x: int) -> list[int]:
         """Emit the forward pass; return the input and each layer's output."""
         context, activations = replace(context, streams=self.streams), [x]
         for index, lowered in enumerate(self.layers):
-            if self._passes(lowered, context):
+            if self._passes(lowered, context) or self._fused(index):
                 activations.append(activations[-1])
                 continue
             if lowered.in_place:
                 y = activations[-1]
             else:
                 y = self._activation_tensor(context, index + 1)
-            weights = [parameter.tensor for parameter in self.parameters[index]]
-            lowered.forward(context, activations[-1], y, weights)
+            if isinstance(lowered, Convolution):
+                lowered.forward(context, activations[-1], y, self._weights(index), relu=self._fused(index + 1))
+            else:
+                lowered.forward(context, activations[-1], y, self._weights(index))
             activations.append(y)
         return activations
 
@@ -90,22 +97,49 @@ class Sequential:
         return self._gradient_tensor(context, len(self.layers))
 
     def backward(
-        self, context: Context, activations: list[int], dy: int, gradients: list[list[int]], accumulate: bool,
-        *, input_gradient: bool = True,
-    ) -> int:
-        """Emit both gradients of every layer, last layer first; return the gradient of the input."""
+        self, context: Context, activations: list[int], dy: int, gradients: list[list[int]], dx: int = NO_TENSOR, *,
+        add: bool = False,
+    ) -> None:
+        """Emit both gradients of every layer, last layer first.
+
+        Parameters
+        ----------
+        dx : tensor for the gradient of the input, or none
+        add : whether to add to what `dx` holds
+        """
         context = replace(context, streams=self.streams)
         for index in reversed(range(len(self.layers))):
             lowered, x = self.layers[index], activations[index]
-            if self._passes(lowered, context):
+            if self._passes(lowered, context) or self._masked(index + 1):
                 continue
-            lowered.weight_gradient(context, x, dy, gradients[index], accumulate)
-            if index == 0 and not input_gradient:
-                break
-            dx = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
-            lowered.input_gradient(context, x, dy, dx, [parameter.tensor for parameter in self.parameters[index]])
-            dy = dx
-        return dy
+            lowered.weight_gradient(context, x, dy, gradients[index])
+            if index == 0 and dx == NO_TENSOR:
+                return
+            if index == 0 and isinstance(lowered, Convolution):
+                lowered.input_gradient(context, x, dy, dx, self._weights(index), add=add)
+                return
+            inner = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
+            if isinstance(lowered, Convolution):
+                mask = x if self._masked(index) else NO_TENSOR
+                lowered.input_gradient(context, x, dy, inner, self._weights(index), mask=mask)
+            else:
+                lowered.input_gradient(context, x, dy, inner, self._weights(index))
+            dy = inner
+        self.program.emit(Op.ACCUMULATE if add else Op.COPY, dx, dy)
+
+    def _fused(self, index: int) -> bool:
+        """Return whether layer `index` is a ReLU that the product before it applies."""
+        return index < len(self.layers) and self.layers[index].rectifies and self._is_product(index - 1)
+
+    def _masked(self, index: int) -> bool:
+        """Return whether layer `index` is a product that also takes its gradient through the ReLU before it."""
+        return index > 0 and self._is_product(index) and self.layers[index - 1].rectifies
+
+    def _is_product(self, index: int) -> bool:
+        return 0 <= index < len(self.layers) and isinstance(self.layers[index], Convolution)
+
+    def _weights(self, index: int) -> list[int]:
+        return [parameter.tensor for parameter in self.parameters[index]]
 
     @staticmethod
     def _passes(lowered: LoweredLayer, context: Context) -> bool:

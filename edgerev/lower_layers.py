@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgerev import layers
-from edgerev.kernels.layout import Activation, NormKind, Op
+from edgerev.kernels.layout import NO_TENSOR, WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD, Activation, NormKind, Op
 from edgerev.program import Program, Region
 
 Shape3 = tuple[int, int, int]
@@ -44,22 +44,29 @@ class Context:
 
     Attributes
     ----------
-    capacity : samples that scratch tensors hold
+    chunk, capacity : samples that scratch tensors hold, and those that stored activations hold
+    threads : most threads that run it; some instructions need scratch for each
     train : whether dropout is on
     streams : number of the first random stream that the layers may draw from, one for each layer
     stored : name under which activations stay until the backward pass; empty when they are computed again
     """
 
     program: Program
+    chunk: int
     capacity: int
     counters: int
+    threads: int
     train: bool
     stored: str = ""
     streams: int = 0
 
     def scratch(self, name: str, shape: tuple[int, ...], halo: tuple[int, int] = (0, 0)) -> int:
         """Return a float32 workspace tensor of the samples at hand."""
-        return self.program.tensor(name, shape, Region.WORKSPACE, capacity=self.capacity, halo=halo)
+        return self.program.tensor(name, shape, Region.WORKSPACE, capacity=self.chunk, halo=halo)
+
+    def shared(self, name: str, shape: tuple[int, ...]) -> int:
+        """Return a float32 workspace tensor that does not depend on the samples."""
+        return self.program.tensor(name, shape, Region.WORKSPACE)
 
     def activation(self, name: str, shape: tuple[int, ...], halo: tuple[int, int] = (0, 0)) -> int:
         """Return a tensor that the backward pass needs: stored if the schedule says so, else scratch."""
@@ -79,12 +86,14 @@ class LoweredLayer:
     in_place : the output lies on the input (forward)
     in_place_backward : the gradient of the input lies on the gradient of the output
     only_training : outside of training the output is the input
+    rectifies : a ReLU
     """
 
     halo: tuple[int, int] = (0, 0)
     in_place = False
     in_place_backward = True
     only_training = False
+    rectifies = False
 
     def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int) -> None:
         self.layer, self.index = layer, index
@@ -94,18 +103,21 @@ class LoweredLayer:
     def parameters(self) -> list[ParameterSpec]:
         return []
 
+    def prepare(self, context: Context, weights: list[int], forward: bool, backward: bool) -> None:
+        """Emit what `forward` and `input_gradient` need of the weights; most layers take them as they are."""
+
     def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
         raise NotImplementedError
 
-    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
         """Emit the gradient of the parameters; layers without parameters emit nothing."""
 
     def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
         raise NotImplementedError
 
 
-class _Convolution(LoweredLayer):
-    """Dense, pointwise, conv1d, conv2d: one instruction with different kernels."""
+class Convolution(LoweredLayer):
+    """Dense, pointwise, conv1d, conv2d: products, which can also apply a ReLU or its mask, and add to what is there."""
 
     in_place_backward = False
 
@@ -115,6 +127,7 @@ class _Convolution(LoweredLayer):
         self.kernel = (size, size) if isinstance(layer, layers.Conv2d) else (1, size)
         self.halo = (self.kernel[0] // 2, self.kernel[1] // 2)
         self.sizes = {"kernel_h": self.kernel[0], "kernel_w": self.kernel[1]}
+        self.filter = minimal_filter(self.kernel, self.inputs, self.outputs[2])
 
     def parameters(self) -> list[ParameterSpec]:
         taps, channels, columns = self.kernel[0] * self.kernel[1], self.inputs[2], self.outputs[2]
@@ -125,17 +138,91 @@ class _Convolution(LoweredLayer):
             ParameterSpec("bias", (columns,), 0.0, 0.0, False),
         ]
 
-    def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
-        context.program.emit(Op.CONV, y, x, *weights, **self.sizes)
+    def prepare(self, context: Context, weights: list[int], forward: bool, backward: bool) -> None:
+        program = context.program
+        if forward and self.filter:
+            program.emit(Op.WINOGRAD_WEIGHTS, self._mapped(context), weights[0], **self.sizes)
+        if backward:
+            program.emit(Op.FLIP, self._flipped(context), weights[0])
+            if self.filter:
+                flipped = self._mapped(context, flipped=True)
+                program.emit(Op.WINOGRAD_WEIGHTS, flipped, self._flipped(context), **self.sizes)
 
-    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
-        context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes, accumulate=accumulate)
+    def _mapped(self, context: Context, *, flipped: bool = False) -> int:
+        assert self.filter is not None
+        channels, columns = self.inputs[2], self.outputs[2]
+        shape = (columns, channels) if flipped else (channels, columns)
+        return context.shared(f"u{self.index}{'.flipped' * flipped}", (self.filter.positions, *shape))
 
-    def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
-        program, (taps, channels, columns) = context.program, self.parameters()[0].shape
-        flipped = program.tensor(f"flipped{self.index}", (taps, columns, channels), Region.WORKSPACE)
-        program.emit(Op.FLIP, flipped, weights[0])
-        program.emit(Op.CONV, dx, dy, flipped, **self.sizes)
+    def _flipped(self, context: Context) -> int:
+        taps, channels, columns = self.parameters()[0].shape
+        return context.shared(f"flipped{self.index}", (taps, columns, channels))
+
+    def _work(self, context: Context, *, gradient: bool) -> int:
+        assert self.filter is not None
+        size = self.filter.work(self.inputs[2], self.outputs[2], context.threads, gradient)
+        return context.shared(f"work{self.index}{'.gradient' * gradient}", (size,))
+
+    def forward(self, context: Context, x: int, y: int, weights: list[int], *, relu: bool = False) -> None:
+        if self.filter:
+            operands = (y, self._work(context, gradient=False), x, self._mapped(context), weights[1])
+            context.program.emit(Op.WINOGRAD, *operands, **self.sizes, relu=relu)
+        else:
+            context.program.emit(Op.CONV, y, x, *weights, **self.sizes, relu=relu)
+
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
+        if self.filter:
+            work = self._work(context, gradient=True)
+            context.program.emit(Op.WINOGRAD_WGRAD, *gradients, work, x, dy, **self.sizes)
+        else:
+            context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes)
+
+    def input_gradient(
+        self, context: Context, x: int, dy: int, dx: int, weights: list[int], *, mask: int = NO_TENSOR,
+        add: bool = False,
+    ) -> None:
+        if self.filter:
+            operands = (dx, self._work(context, gradient=False), dy, self._mapped(context, flipped=True))
+            context.program.emit(Op.WINOGRAD, *operands, NO_TENSOR, mask, **self.sizes, add=add)
+        else:
+            context.program.emit(Op.CONV, dx, dy, self._flipped(context), NO_TENSOR, mask, **self.sizes, add=add)
+
+
+class MinimalFilter(NamedTuple):
+    """How a convolution is computed by Winograd's minimal filtering (`edgerev.kernels.winograd`).
+
+    Attributes
+    ----------
+    positions : products of one tile and one pair of channels
+    """
+
+    positions: int
+
+    def work(self, channels: int, columns: int, threads: int, gradient: bool) -> int:
+        """Return the float32 of scratch that WINOGRAD or WINOGRAD_WGRAD needs."""
+        if not gradient:
+            return threads * self.positions * (WINOGRAD_BLOCK * (channels + columns) + 2 * WINOGRAD_PAD)
+        each = self.positions * (2 * WINOGRAD_BLOCK * max(channels, columns) + 2 * WINOGRAD_PAD)
+        return threads * each + self.positions * channels * columns
+
+
+def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], columns: int) -> MinimalFilter | None:
+    """Return the minimal filter for a convolution, or None where direct products are faster or none fits.
+
+    Kernels of 3x3, 1x3 and 1x5; sizes that tiles of 4 fill; channels that fill vectors; and enough tiles to pay for
+    mapping the weights and the sample's gradient of them.
+    """
+    height, width, channels = inputs
+    both = kernel == (3, 3)
+    if not both and kernel not in ((1, 3), (1, 5)):
+        return None
+    if width % WINOGRAD_OUTPUTS or (height % WINOGRAD_OUTPUTS if both else height != 1):
+        return None
+    tiles = width // WINOGRAD_OUTPUTS * (height // WINOGRAD_OUTPUTS if both else 1)
+    if channels % 16 or columns % 16 or tiles < WINOGRAD_BLOCK:
+        return None
+    size = WINOGRAD_OUTPUTS + kernel[1] - 1
+    return MinimalFilter(size * size if both else size)
 
 
 class _Depthwise(LoweredLayer):
@@ -157,8 +244,8 @@ class _Depthwise(LoweredLayer):
     def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
         context.program.emit(Op.DEPTHWISE, y, x, *weights, **self.sizes)
 
-    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
-        context.program.emit(Op.DEPTHWISE_WGRAD, *gradients, x, dy, **self.sizes, accumulate=accumulate)
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
+        context.program.emit(Op.DEPTHWISE_WGRAD, *gradients, x, dy, **self.sizes)
 
     def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
         context.program.emit(Op.DEPTHWISE, dx, dy, weights[0], **self.sizes, flipped=1)
@@ -172,7 +259,7 @@ class _Activation(LoweredLayer):
         super().__init__(layer, shape, index)
         self.kind = _KINDS[type(layer)]
         # ReLU's gradient needs only the sign, which its output has too
-        self.in_place = self.kind == Activation.RELU
+        self.in_place = self.rectifies = self.kind == Activation.RELU
 
     def forward(self, context: Context, x: int, y: int, weights: list[int]) -> None:
         context.program.emit(Op.ACTIVATION, y, x, kind=self.kind)
@@ -203,11 +290,10 @@ class _Norm(LoweredLayer):
             Op.NORM, y, self._stats(context), x, *weights, kind=self.kind, groups=self.groups, epsilon=self.epsilon
         )
 
-    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int], accumulate: bool) -> None:
+    def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
         operands = gradients if self.groups else [*gradients, -1]
         context.program.emit(
-            Op.NORM_WGRAD, *operands, x, dy, self._stats(context), kind=self.kind, groups=self.groups,
-            accumulate=accumulate,
+            Op.NORM_WGRAD, *operands, x, dy, self._stats(context), kind=self.kind, groups=self.groups
         )
 
     def input_gradient(self, context: Context, x: int, dy: int, dx: int, weights: list[int]) -> None:
@@ -232,8 +318,8 @@ class _Dropout(LoweredLayer):
 
 
 LOWERED: dict[type[layers.Layer], type[LoweredLayer]] = {
-    layers.Dense: _Convolution, layers.Pointwise: _Convolution, layers.Conv1d: _Convolution,
-    layers.Conv2d: _Convolution, layers.Depthwise: _Depthwise, layers.ReLU: _Activation, layers.GELU: _Activation,
+    layers.Dense: Convolution, layers.Pointwise: Convolution, layers.Conv1d: Convolution,
+    layers.Conv2d: Convolution, layers.Depthwise: _Depthwise, layers.ReLU: _Activation, layers.GELU: _Activation,
     layers.SiLU: _Activation, layers.RMSNorm: _Norm, layers.GroupNorm: _Norm, layers.Dropout: _Dropout,
 }
 

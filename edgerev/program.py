@@ -96,12 +96,12 @@ class Program:
     sections : name to (first, last + 1) row
     scopes : the first run of each kind of scope; later runs reuse its tensors
     aliases : tensors that lie where another one lies (the state after a squeeze)
-    batch : most samples of one run
+    batch, threads : most samples and threads of one run
     trainable : numbers that training changes
     """
 
-    def __init__(self, batch: int) -> None:
-        self.batch = batch
+    def __init__(self, batch: int, threads: int = 1) -> None:
+        self.batch, self.threads = batch, threads
         self.trainable = 0
         self.rows: array[int] | memoryview = array("i")
         self.tensor_rows = array("q")
@@ -187,6 +187,19 @@ class Program:
         if (region, key) not in self._scopes_seen:
             self._scopes_seen.add((region, key))
             self.scopes.append(Scope(region, key, start, len(self)))
+
+    @contextmanager
+    def repeat(self, size: int) -> Iterator[None]:
+        """Run the instructions emitted inside once for every `size` of the samples that are seen now, in order."""
+        first, count = self._range
+        if size == count:
+            yield
+            return
+        start = len(self)
+        self.emit(Op.REPEAT, size=size)
+        with self.samples(first, size):
+            yield
+        self.rows[start * layout.ROW + layout.PARAMETERS] = len(self) - start - 1
 
     @contextmanager
     def block(self, name: str) -> Iterator[None]:
@@ -280,8 +293,8 @@ class Program:
     def to_bytes(self) -> bytes:
         """Return the program as bytes: a line of JSON, then the two tables, little-endian."""
         header = {
-            "format": FORMAT, "batch": self.batch, "trainable": self.trainable, "names": self.names,
-            "blocks": self.blocks,
+            "format": FORMAT, "batch": self.batch, "threads": self.threads, "trainable": self.trainable,
+            "names": self.names, "blocks": self.blocks,
             "regions": [region.value for region in self.regions], "sections": self.sections,
             "scopes": self.scopes, "scope_of": list(self._scope_of.items()),
             "aliases": list(self.aliases.items()), "rows": len(self),
@@ -299,7 +312,7 @@ class Program:
         header = json.loads(line)
         if header["format"] != FORMAT:
             raise EdgerevError(f"program of format {header['format']}, expected {FORMAT}; build it again")
-        program = cls(header["batch"])
+        program = cls(header["batch"], header["threads"])
         program.trainable = header["trainable"]
         program.names, program.blocks = header["names"], header["blocks"]
         program.regions = [Region(name) for name in header["regions"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from edgerev.errors import UsageError
+from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
 from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
 
@@ -66,17 +67,19 @@ class Schedule:
     chunk : samples for which a residual function's workspace is there at one time; divides `micro_batch`
     stored : residual functions, counted from the stem, whose activations stay in memory instead of being
         computed again
+    threads : most threads that run it; each needs some scratch of its own
     """
 
     micro_batch: int
     chunk: int
     stored: int = 0
+    threads: int = 1
 
     def __post_init__(self) -> None:
         if self.chunk < 1 or self.micro_batch % self.chunk:
             raise UsageError(f"{self}: chunk must divide micro_batch")
-        if self.stored and self.chunk != self.micro_batch:
-            raise UsageError(f"{self}: a stored function keeps all samples, so chunk must equal micro_batch")
+        if not 1 <= self.threads <= MAX_THREADS:
+            raise UsageError(f"threads {self.threads}: expected 1 .. {MAX_THREADS}")
 
     @property
     def name(self) -> str:

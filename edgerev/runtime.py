@@ -80,7 +80,7 @@ class Runtime:
 
     Parameters
     ----------
-    threads : threads that run each instruction together, 1 .. 16
+    threads : threads that run each instruction together, at most those that the program was lowered for
 
     Raises
     ------
@@ -91,8 +91,8 @@ class Runtime:
     """
 
     def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
-        if not 1 <= threads <= layout.MAX_THREADS:
-            raise UsageError(f"threads {threads}: expected 1 .. {layout.MAX_THREADS}")
+        if not 1 <= threads <= program.threads:
+            raise UsageError(f"threads {threads}: this program was lowered for 1 to {program.threads}")
         self.program, self.plan, self.threads = program, plan, threads
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)

@@ -6,6 +6,7 @@ schedule fits, first the workspace is cut into chunks of samples, then the state
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,10 +14,12 @@ from typing import NamedTuple
 from edgerev.arena import Plan, plan
 from edgerev.errors import BudgetError, NetError, UsageError
 from edgerev.lower import lower
-from edgerev.net import Block, Net, Squeeze
+from edgerev.net import Block, Function, Net, Squeeze
 from edgerev.program import Program
 from edgerev.recipe import Recipe, Schedule
 from edgerev.tools.memory import parse_bytes
+
+CHUNK_BYTES = 192 << 10  # activations of one residual function: with its gradients and weights they fit 512 KiB
 
 
 class Choice(NamedTuple):
@@ -29,7 +32,7 @@ class Choice(NamedTuple):
 
 def choose(
     net: Net, recipe: Recipe, *, budget: int | str | None = None, schedule: str | Schedule = "reversible",
-    data_bytes: int = 0,
+    data_bytes: int = 0, threads: int = 1,
 ) -> Choice:
     """Return the fastest schedule that fits.
 
@@ -38,6 +41,7 @@ def choose(
     budget : most bytes of the arena, also as text ("8MiB"); None takes `schedule` as it is
     schedule : "reversible", "stored", or a `Schedule`; only without a budget
     data_bytes : bytes set aside for samples on their way from disk
+    threads : most threads that will run it
 
     Raises
     ------
@@ -47,13 +51,13 @@ def choose(
     if isinstance(schedule, str) and schedule not in ("reversible", "stored"):
         raise UsageError(f"schedule {schedule!r}: expected reversible or stored, or a budget")
     budget = parse_bytes(budget) if isinstance(budget, str) else budget
-    search = _Search(net, recipe, data_bytes)
+    search = _Search(net, recipe, data_bytes, threads)
     batch, functions = recipe.batch, search.functions
     if budget is None:
         if isinstance(schedule, str):
-            schedule = Schedule(batch, batch, functions if schedule == "stored" else 0)
+            schedule = replace(search.usual(batch), stored=functions if schedule == "stored" else 0)
         return search.attempt(schedule)
-    reversible = search.attempt(Schedule(batch, batch))
+    reversible = search.attempt(search.usual(batch))
     if reversible.plan.arena_bytes <= budget:
         return search.most_stored(reversible, budget)
     smallest = reversible
@@ -68,13 +72,17 @@ def choose(
 
 
 class _Search:
-    def __init__(self, net: Net, recipe: Recipe, data_bytes: int) -> None:
-        self.net, self.recipe, self.data_bytes = net, recipe, data_bytes
+    def __init__(self, net: Net, recipe: Recipe, data_bytes: int, threads: int) -> None:
+        self.net, self.recipe, self.data_bytes, self.threads = net, recipe, data_bytes, threads
         self.functions = sum(not isinstance(part, Squeeze) for part in net.functions())
 
     def attempt(self, schedule: Schedule, net: Net | None = None) -> Choice:
         program = lower(net or self.net, self.recipe, schedule)
         return Choice(schedule, program, plan(program, self.data_bytes))
+
+    def usual(self, micro_batch: int) -> Schedule:
+        """Return the reversible schedule whose chunks are as large as a cache likes."""
+        return Schedule(micro_batch, usual_chunk(self.net, micro_batch), threads=self.threads)
 
     def most_stored(self, reversible: Choice, budget: int) -> Choice:
         """Return the choice with as many stored functions as fit; storing more never takes less."""
@@ -97,8 +105,9 @@ class _Search:
         last: Choice | None = None
         for micro_batch in _halvings(self.recipe.batch):
             best: Choice | None = None
-            for chunk in _divisors(micro_batch):
-                choice = self.attempt(Schedule(micro_batch, chunk))
+            usual = self.usual(micro_batch)
+            for chunk in _divisors(micro_batch, usual.chunk):
+                choice = self.attempt(replace(usual, chunk=chunk))
                 if best is not None and _size(choice) > _size(best):
                     break
                 best = choice
@@ -141,5 +150,21 @@ def _halvings(batch: int) -> list[int]:
     return sizes
 
 
-def _divisors(number: int) -> list[int]:
-    return [divisor for divisor in range(number, 0, -1) if number % divisor == 0]
+def _divisors(number: int, most: int) -> list[int]:
+    return [divisor for divisor in range(most, 0, -1) if number % divisor == 0]
+
+
+def usual_chunk(net: Net, micro_batch: int) -> int:
+    """Return how many samples go through a residual function at a time: as many as a processor's cache holds.
+
+    What passes between the layers is then read where it was just written, and the workspace is small.
+    """
+    largest = 1
+    for part in net.functions():
+        if isinstance(part, Function):
+            shape, size = part.shape, math.prod(part.shape)
+            for layer in part.layers:
+                shape = layer.output_shape(shape)
+                size += math.prod(shape)
+            largest = max(largest, 4 * size)
+    return _divisors(micro_batch, max(1, min(micro_batch, CHUNK_BYTES // largest)))[0]

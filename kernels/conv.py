@@ -7,7 +7,7 @@ neither tensor has a halo and the kernel is 1x1, all positions of all samples ar
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at
+from edgerev.kernels.intrinsics import advance, f32_at, one_pointer
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.maths import multiply_add
 from edgerev.kernels.operands import (
@@ -18,6 +18,7 @@ from edgerev.kernels.operands import (
     T_PAD_Y,
     T_STRIDE,
     T_WIDTH,
+    continues,
     floats,
     has,
     line_offset,
@@ -27,7 +28,20 @@ from edgerev.kernels.operands import (
     share,
     tensor,
 )
-from edgerev.kernels.tile import FROM_BIAS, FROM_C, FROM_ZERO, TILE_ROWS, strip, strip_transposed, strip_width
+from edgerev.kernels.tile import (
+    FROM_BIAS,
+    FROM_C,
+    FROM_ZERO,
+    MASK,
+    PLAIN,
+    RELU,
+    TILE_ROWS,
+    strip,
+    strip_transposed,
+    strip_width,
+)
+
+PART = 32  # positions of a line that one thread computes in a row
 
 
 @jit
@@ -36,7 +50,7 @@ def _no_halo(t):
 
 
 @jit
-def _matrix(c, a, b, bias, start, rows, inner, columns, thread, threads):
+def _matrix(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threads):
     """C (rows x columns) = A (rows x inner) B + bias; threads share rows, or columns where rows are few."""
     row0, row1, column0, column1 = np.intp(0), rows, np.intp(0), columns
     if rows >= threads * TILE_ROWS:
@@ -45,51 +59,61 @@ def _matrix(c, a, b, bias, start, rows, inner, columns, thread, threads):
         column0, column1 = share(columns, thread, threads)
     j = column0
     while j < column1:
-        width = strip_width(column1 - j)
+        width = strip_width(column1 - j, row1 - row0)
+        at = row0 * columns + j
         strip(
-            width, advance(c, row0 * columns + j), columns, advance(a, row0 * inner), inner, advance(b, j), columns,
-            row1 - row0, inner, 1, 0, 0, 1, 0, 0, advance(bias, j), start,
+            width, advance(c, at), columns, advance(a, row0 * inner), inner, advance(b, j), columns,
+            row1 - row0, inner, 1, 0, 0, 1, 0, 0, advance(bias, j), start, advance(mask, at), end,
         )
         j += width
 
 
 @kernel
 def conv(row, tensors, arena, n, thread, threads, status):
-    """CONV y; x w b (kernel_h, kernel_w)."""
+    """CONV y; x w b mask (kernel_h, kernel_w, relu, add)."""
     count = samples(row, n)
-    ty, tx = tensor(row, tensors, 0), tensor(row, tensors, 1)
+    ty, tx, tm = tensor(row, tensors, 0), tensor(row, tensors, 1), tensor(row, tensors, 0)
     y, x, w = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1), floats(row, tensors, arena, 2)
-    bias, start = w, np.intp(FROM_ZERO)
+    bias, start, mask, end = w, np.intp(FROM_ZERO), y, np.intp(PLAIN)
     if has(row, 3):
         bias, start = floats(row, tensors, arena, 3), np.intp(FROM_BIAS)
+    if parameter(row, 3) != 0:
+        start = np.intp(FROM_C)
+    if parameter(row, 2) != 0:
+        end = np.intp(RELU)
+    if has(row, 4):
+        tm, mask, end = tensor(row, tensors, 4), floats(row, tensors, arena, 4), np.intp(MASK)
     kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
-    if kernel_h * kernel_w == 1 and _no_halo(tx) and _no_halo(ty):
+    if kernel_h * kernel_w == 1 and _no_halo(tx) and _no_halo(ty) and _no_halo(tm):
         rows = count * ty[T_HEIGHT] * ty[T_WIDTH]
-        _matrix(y, x, w, bias, start, rows, channels, columns, thread, threads)
+        _matrix(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
         return
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     inner = kernel_w * channels
-    line0, line1 = share(count * ty[T_HEIGHT], thread, threads)
+    parts = (ty[T_WIDTH] + PART - 1) // PART
+    part0, part1 = share(count * ty[T_HEIGHT] * parts, thread, threads)
     j = np.intp(0)
     while j < columns:
-        width = strip_width(columns - j)
-        for line in range(line0, line1):
+        width = strip_width(columns - j, min(ty[T_WIDTH], np.intp(PART)))
+        for part in range(part0, part1):
+            line, first = part // parts, (part % parts) * PART
             strip(
-                width, advance(y, line_offset(ty, line) + j), columns, advance(x, line_offset(tx, line)), channels,
-                advance(w, j), columns, ty[T_WIDTH], inner, kernel_h, line_stride(tx), inner * columns, 1, 0, 0,
-                advance(bias, j), start,
+                width, advance(y, line_offset(ty, line) + first * columns + j), columns,
+                advance(x, line_offset(tx, line) + first * channels), channels, advance(w, j), columns,
+                min(ty[T_WIDTH] - first, np.intp(PART)), inner, kernel_h, line_stride(tx), inner * columns, 1, 0, 0,
+                advance(bias, j), start, advance(mask, line_offset(tm, line) + first * columns + j), end,
             )
         j += width
 
 
 @kernel
 def conv_wgrad(row, tensors, arena, n, thread, threads, status):
-    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w, accumulate)."""
+    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w)."""
     count = samples(row, n)
     tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
     dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), parameter(row, 2)
+    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), continues(row)
     start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
     height, width = ty[T_HEIGHT], ty[T_WIDTH]
@@ -106,10 +130,11 @@ def conv_wgrad(row, tensors, arena, n, thread, threads, status):
         a = advance(x, ky * line_stride(tx) + first - ky * per_tap_row)
         j = np.intp(0)
         while j < columns:
-            lanes = strip_width(columns - j)
+            lanes = strip_width(columns - j, last - first)
             strip_transposed(
                 lanes, advance(dw, first * columns + j), columns, a, channels, advance(dy, j), columns,
                 last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], dw, start,
+                dw, PLAIN,
             )
             j += lanes
     if has(row, 1):
@@ -119,17 +144,16 @@ def conv_wgrad(row, tensors, arena, n, thread, threads, status):
 @jit
 def bias_gradient(db, dy, ty, count, accumulate, thread, threads):
     """Sum dy over samples and positions, in that order, for each channel; threads share channels."""
-    channels, width = ty[T_CHANNELS], ty[T_WIDTH]
-    channel0, channel1 = share(channels, thread, threads)
-    if not accumulate:
-        for c in range(channel0, channel1):
-            db[c] = np.float32(0)
-    for line in range(count * ty[T_HEIGHT]):
-        base = line_offset(ty, line)
-        for position in range(width):
-            source = advance(dy, base + position * channels)
-            for c in range(channel0, channel1):
-                db[c] += source[c]
+    channels, one = ty[T_CHANNELS], one_pointer()
+    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+    j, last = share(channels, thread, threads)
+    while j < last:
+        lanes = strip_width(last - j, 1)
+        strip_transposed(
+            lanes, advance(db, j), channels, one, 0, advance(dy, j), channels, 1, ty[T_WIDTH], ty[T_HEIGHT], 0,
+            line_stride(ty), count, 0, ty[T_STRIDE], db, start, db, PLAIN,
+        )
+        j += lanes
 
 
 @kernel
@@ -185,11 +209,11 @@ def depthwise(row, tensors, arena, n, thread, threads, status):
 
 @kernel
 def depthwise_wgrad(row, tensors, arena, n, thread, threads, status):
-    """DEPTHWISE_WGRAD dw db; x dy (kernel_h, kernel_w, accumulate); threads share taps."""
+    """DEPTHWISE_WGRAD dw db; x dy (kernel_h, kernel_w); threads share taps."""
     count = samples(row, n)
     tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
     dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), parameter(row, 2)
+    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), continues(row)
     channels = ty[T_CHANNELS]
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     tap0, tap1 = share(kernel_h * kernel_w, thread, threads)

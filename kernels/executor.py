@@ -23,22 +23,23 @@ from edgerev.kernels.jit import jit
 from edgerev.kernels.layout import Op
 from edgerev.kernels.loss import loss, probability, report
 from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
-from edgerev.kernels.operands import S_CODE, S_CURRENT, S_ROW, record, samples
+from edgerev.kernels.operands import FIRST, S_CODE, S_CURRENT, S_ROW, parameter, record, samples
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
 from edgerev.kernels.ridge import ridge_solve, ridge_sums
 from edgerev.kernels.sample import dropout, initialise, read_input
 from edgerev.kernels.state import accumulate, copy, couple, halo, load, pool, pool_grad, squeeze, zero
+from edgerev.kernels.winograd import winograd, winograd_weights, winograd_wgrad
 
 # rows, tensors, arena, first row, last row + 1, samples, thread, threads, status, barrier
 SIGNATURE = types.int32(
     I32P, I64P, U8P, types.intp, types.intp, types.intp, types.intp, types.intp, I32P, I32P
 )
 
-ROW, LINE = layout.ROW, layout.STATUS_LINE
+ROW, LINE, S_COPY = layout.ROW, layout.STATUS_LINE, layout.S_COPY
 ARRIVED, GENERATION = layout.BARRIER_ARRIVED, layout.BARRIER_GENERATION
 SPINS, YIELD = layout.BARRIER_SPINS, layout.BARRIER_YIELD
 UNKNOWN_OP = int(layout.Status.UNKNOWN_OP)
-CHECK = int(Op.CHECK)
+CHECK, REPEAT = int(Op.CHECK), int(Op.REPEAT)
 
 # Numba does not take members of an IntEnum as constants.
 INPUT = int(Op.INPUT)
@@ -73,6 +74,9 @@ ZERO = int(Op.ZERO)
 RIDGE_SUMS = int(Op.RIDGE_SUMS)
 RIDGE_SOLVE = int(Op.RIDGE_SOLVE)
 ADVANCE = int(Op.ADVANCE)
+WINOGRAD_WEIGHTS = int(Op.WINOGRAD_WEIGHTS)
+WINOGRAD = int(Op.WINOGRAD)
+WINOGRAD_WGRAD = int(Op.WINOGRAD_WGRAD)
 
 
 @jit
@@ -142,6 +146,12 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
         ridge_solve(row, tensors, arena, n, thread, threads, status)
     elif op == ADVANCE:
         advance_step(row, tensors, arena, n, thread, threads, status)
+    elif op == WINOGRAD_WEIGHTS:
+        winograd_weights(row, tensors, arena, n, thread, threads, status)
+    elif op == WINOGRAD:
+        winograd(row, tensors, arena, n, thread, threads, status)
+    elif op == WINOGRAD_WGRAD:
+        winograd_wgrad(row, tensors, arena, n, thread, threads, status)
     else:
         record(status, UNKNOWN_OP, -1)
 
@@ -177,13 +187,32 @@ def first_failure(status, threads):
 
 
 @jit
+def _repeated(row, own, offset):
+    """Return this thread's copy of a row inside REPEAT, for the samples from `offset` on."""
+    copied = advance(own, S_COPY)
+    for column in range(ROW):
+        copied[column] = row[column]
+    copied[FIRST] = np.int32(copied[FIRST] + np.int32(offset))
+    return copied
+
+
+@jit
 def run(rows, tensors, arena, first, last, n, thread, threads, status, words):
     """Run rows ``first .. last - 1`` for `n` samples as one of `threads`; return the failing thread + 1, or 0."""
     environment = enter_float_environment()
     own = advance(status, thread * LINE)
     failed = np.intp(-1)
-    for index in range(first, last):
+    begin, end, size, offset, left = np.intp(0), np.intp(-1), np.intp(0), np.intp(0), np.intp(0)  # of a REPEAT
+    index = np.intp(first)
+    while index < last:
         row = advance(rows, index * ROW)
+        if row[0] == REPEAT:
+            begin, size, offset = index + 1, parameter(row, 1), np.intp(0)
+            end, left = begin + parameter(row, 0), samples(row, n)
+            index = begin if left > 0 else end
+            continue
+        if offset > 0:
+            row = _repeated(row, own, offset)
         if row[0] == CHECK:
             failed = first_failure(status, threads)
             barrier(words, threads)  # else a fast thread's next status parts it from those that still read
@@ -193,5 +222,9 @@ def run(rows, tensors, arena, first, last, n, thread, threads, status, words):
             own[S_CURRENT] = np.int32(index)
             _dispatch(row, tensors, arena, n, thread, threads, own)
             barrier(words, threads)
+        index += 1
+        if index == end:
+            offset = offset + size if offset + size < left else np.intp(0)
+            index = begin if offset > 0 else end
     leave_float_environment(environment)
     return np.int32(failed + 1)

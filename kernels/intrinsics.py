@@ -33,6 +33,25 @@ def declare(builder, name, result, *arguments):
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
 
+def load_vector(builder, pointer, width):
+    """Load `width` float32 that need not be aligned."""
+    value = builder.load(builder.bitcast(pointer, ir.VectorType(f32, width).as_pointer()))
+    value.align = 4
+    return value
+
+
+def store_vector(builder, value, pointer):
+    """Store a vector of float32 where it need not be aligned."""
+    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
+
+
+def splat(builder, scalar, width):
+    """Return a vector of `width` copies of a float32."""
+    undefined = ir.Constant(ir.VectorType(f32, width), ir.Undefined)
+    single = builder.insert_element(undefined, scalar, i32(0))
+    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(i32, width), [0] * width))
+
+
 def _pointer_at(pointer_type, element):
     """Make an intrinsic ``at(arena, byte_offset)`` that returns a typed pointer into the arena."""
 
@@ -63,6 +82,18 @@ def advance(typing_context, pointer, elements):
     return pointer(pointer, types.intp), generate
 
 
+@intrinsic
+def one_pointer(typing_context):
+    """Return a pointer to a float32 that is 1: the matrix with which a product is a sum."""
+
+    def generate(context, builder, signature, arguments):
+        slot = cgutils.alloca_once(builder, f32)
+        builder.store(ir.Constant(f32, 1.0), slot)
+        return slot
+
+    return F32P(), generate
+
+
 def _unary(name, result_type, argument_type, result, argument):
     @intrinsic
     def function(typing_context, value):
@@ -78,6 +109,16 @@ sqrt = _unary("llvm.sqrt.f32", types.float32, types.float32, f32, f32)
 sqrt64 = _unary("llvm.sqrt.f64", types.float64, types.float64, f64, f64)
 absolute = _unary("llvm.fabs.f32", types.float32, types.float32, f32, f32)
 to_int32 = _unary("llvm.fptosi.sat.i32.f32", types.int32, types.float32, i32, f32)  # saturates; NaN gives 0
+
+
+@intrinsic
+def to_int32_inside(typing_context, value):
+    """Return a float32 that is known to be within the range of int32 as an int32; one instruction everywhere."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.fptosi(arguments[0], i32)
+
+    return types.int32(types.float32), generate
 
 
 @intrinsic
@@ -243,9 +284,7 @@ def dot(typing_context, a, b, count):
         multiply_add = declare(builder, f"llvm.fma.v{LANES}f32", vector, vector, vector, vector)
 
         def load(pointer, index):
-            value = builder.load(builder.bitcast(builder.gep(pointer, [index]), vector.as_pointer()))
-            value.align = 4
-            return value
+            return load_vector(builder, builder.gep(pointer, [index]), LANES)
 
         with cgutils.for_range_slice(builder, intp(0), whole, intp(LANES), intp=intp) as (index, _):
             builder.store(builder.call(multiply_add, [load(a, index), load(b, index), builder.load(lanes)]), lanes)

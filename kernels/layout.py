@@ -86,6 +86,10 @@ class Op(IntEnum):
     RIDGE_SUMS = 30
     RIDGE_SOLVE = 31
     ADVANCE = 32
+    REPEAT = 33
+    WINOGRAD_WEIGHTS = 34
+    WINOGRAD = 35
+    WINOGRAD_WGRAD = 36
 
 
 class Activation(IntEnum):
@@ -156,9 +160,11 @@ class Status(IntEnum):
     OUTPUT_NOT_FINITE = 10
 
 
-# The status tensor: one line of int32 for each thread, so that no two threads share a cache line.
-STATUS_LINE = ALIGNMENT // 4
+# The status tensor: lines of int32 for each thread, so that no two threads share a cache line. The last part is the
+# executor's own: the row that it is at, and its copy of a row inside REPEAT.
 S_CODE, S_ROW, S_SAMPLE = 0, 1, 2  # Status, row of the instruction, index of the sample (or -1)
+S_CURRENT, S_COPY = 3, 4
+STATUS_LINE = 2 * ALIGNMENT // 4
 
 # The barrier tensor (int32): arrivals and generation lie on lines of their own.
 BARRIER_ARRIVED, BARRIER_GENERATION, BARRIER_SPINS, BARRIER_YIELD = 0, 16, 32, 34
@@ -178,6 +184,11 @@ R_LOSS, R_CORRECT = 0, 1
 REPORT_SIZE = 2
 
 
+# Winograd's convolutions: outputs of a tile in each direction, tiles that are mapped at a time, and elements between
+# the matrices of two positions, which keep them off each other's sets of the cache.
+WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD = 4, 16, 16
+
+
 class Signature(NamedTuple):
     """Names of an operation's tensors and parameters, in the order of the row.
 
@@ -195,20 +206,24 @@ class Signature(NamedTuple):
 # What each does is told once, where it is compiled (kernels/<module>.py) and once, loop by loop, in tests/naive.py.
 SIGNATURES = {
     Op.CHECK: Signature((), ()),
+    Op.REPEAT: Signature((), (), ("rows", "size")),
     Op.INPUT: Signature(
         ("y",), ("raw", "mean", "scale", "counters"), ("augment", "shift", "flip", "noise"), ("noise",)
     ),
     Op.HALO: Signature(("y",), ()),
-    Op.CONV: Signature(("y",), ("x", "w", "b"), ("kernel_h", "kernel_w")),
+    Op.CONV: Signature(("y",), ("x", "w", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
+    Op.WINOGRAD_WEIGHTS: Signature(("u",), ("w",), ("kernel_h", "kernel_w")),
+    Op.WINOGRAD: Signature(("y", "work"), ("x", "u", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
+    Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.FLIP: Signature(("flipped",), ("w",)),
-    Op.CONV_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w", "accumulate")),
+    Op.CONV_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.DEPTHWISE: Signature(("y",), ("x", "w", "b"), ("kernel_h", "kernel_w", "flipped")),
-    Op.DEPTHWISE_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w", "accumulate")),
+    Op.DEPTHWISE_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.ACTIVATION: Signature(("y",), ("x",), ("kind",)),
     Op.ACTIVATION_GRAD: Signature(("dx",), ("x", "dy"), ("kind",)),
     Op.NORM: Signature(("y", "stats"), ("x", "gamma", "beta"), ("kind", "groups", "epsilon"), ("epsilon",)),
     Op.NORM_GRAD: Signature(("dx",), ("x", "dy", "gamma", "stats"), ("kind", "groups")),
-    Op.NORM_WGRAD: Signature(("dgamma", "dbeta"), ("x", "dy", "stats"), ("kind", "groups", "accumulate")),
+    Op.NORM_WGRAD: Signature(("dgamma", "dbeta"), ("x", "dy", "stats"), ("kind", "groups")),
     Op.DROPOUT: Signature(("y",), ("x", "counters"), ("rate", "stream"), ("rate",)),
     Op.LOAD: Signature(("y",), ("s",), ("channel", "scale"), ("scale",), {"scale": 1.0}),
     Op.COUPLE: Signature(("s",), ("t",), ("sign", "channel", "scale"), ("scale",), {"scale": 1.0}),

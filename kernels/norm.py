@@ -13,6 +13,7 @@ from edgerev.kernels.operands import (
     T_HEIGHT,
     T_STRIDE,
     T_WIDTH,
+    continues,
     floats,
     has,
     line_offset,
@@ -152,12 +153,12 @@ def norm_grad(row, tensors, arena, n, thread, threads, status):
 
 @kernel
 def norm_wgrad(row, tensors, arena, n, thread, threads, status):
-    """NORM_WGRAD dgamma dbeta; x dy stats (kind, groups, accumulate); threads share channels."""
+    """NORM_WGRAD dgamma dbeta; x dy stats (kind, groups); threads share channels."""
     tx, ty, ts = tensor(row, tensors, 2), tensor(row, tensors, 3), tensor(row, tensors, 4)
     dgamma, stats = floats(row, tensors, arena, 0), floats(row, tensors, arena, 4)
     dbeta = floats(row, tensors, arena, 1) if has(row, 1) else dgamma
     x_base, y_base = floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    rms, groups, accumulate = parameter(row, 0) == RMS, parameter(row, 1), parameter(row, 2)
+    rms, groups, accumulate = parameter(row, 0) == RMS, parameter(row, 1), continues(row)
     channels, columns = tx[T_CHANNELS], tx[T_WIDTH]
     width = channels if rms else channels // groups
     first, last = share(channels, thread, threads)

@@ -19,7 +19,7 @@ T_HEIGHT, T_WIDTH, T_CHANNELS = layout.T_HEIGHT, layout.T_WIDTH, layout.T_CHANNE
 T_PAD_Y, T_PAD_X = layout.T_PAD_Y, layout.T_PAD_X
 T_DTYPE, T_SIZE = layout.T_DTYPE, layout.T_SIZE
 S_CODE, S_ROW, S_SAMPLE = layout.S_CODE, layout.S_ROW, layout.S_SAMPLE
-S_CURRENT = 3  # row that the executor is at
+S_CURRENT = layout.S_CURRENT
 
 
 @jit
@@ -28,6 +28,12 @@ def samples(row, n):
     left = n - np.intp(row[FIRST])
     count = np.intp(row[COUNT])
     return left if left < count else count
+
+
+@jit
+def continues(row):
+    """Return whether a sum over samples goes on from those of an earlier chunk."""
+    return row[FIRST] > 0
 
 
 @jit

@@ -6,7 +6,7 @@ of integers, so subtracting undoes it bit for bit as long as F gives the same bi
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, i16_at, i32_at, outside, round_half_even, to_int32
+from edgerev.kernels.intrinsics import advance, f32_at, i16_at, i32_at, outside, round_half_even, to_int32_inside
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import DType, PoolKind, Status
 from edgerev.kernels.maths import fill
@@ -81,12 +81,13 @@ def _couple32(s, t, keep, flip, scale, count):
     """s = (s & keep) +- t on the int32 grid, minus where flip is -1; return whether something was out of range."""
     bad = np.int32(0)
     for i in range(count):
-        scaled = round_half_even(t[i] * scale * SCALE32)
-        added = to_int32(scaled) ^ flip  # flip is 0 or -1: x ^ -1 is -x - 1
+        scaled = round_half_even(t[i] * scale)
+        lost = outside(scaled, LIMIT32)
+        added = to_int32_inside(np.float32(0) if lost else scaled) ^ flip  # flip is 0 or -1: x ^ -1 is -x - 1
         old = s[i] & keep
         new = np.int32(np.int32(old + added) - flip)
         wrapped = (old ^ new) & (added ^ new)  # negative if both terms have the sign that the sum has not
-        bad |= np.int32(wrapped < np.int32(0)) | np.int32(outside(scaled, LIMIT32))
+        bad |= (wrapped >> np.int32(31)) | np.int32(lost)
         s[i] = new
     return bad != np.int32(0)
 
@@ -96,10 +97,11 @@ def _couple16(s, t, keep, flip, scale, count):
     """The same on the int16 grid."""
     bad = np.int32(0)
     for i in range(count):
-        scaled = round_half_even(t[i] * scale * SCALE16)
-        added = to_int32(scaled) ^ flip
+        scaled = round_half_even(t[i] * scale)
+        lost = outside(scaled, LIMIT16)
+        added = to_int32_inside(np.float32(0) if lost else scaled) ^ flip
         new = np.int32(np.int32((np.int32(s[i]) & keep) + added) - flip)
-        bad |= np.int32(np.int32(np.int16(new)) != new) | np.int32(outside(scaled, LIMIT16))
+        bad |= np.int32(np.int32(np.int16(new)) != new) | np.int32(lost)
         s[i] = np.int16(new)
     return bad != np.int32(0)
 
@@ -142,9 +144,9 @@ def couple(row, tensors, arena, n, thread, threads, status):
             t = advance(t_base, line_offset(tt, line) + i * step)
             at = start + line_offset(ts, line) + i * channels
             if kind == I32:
-                bad = _couple32(advance(i32_at(arena, offset), at), t, keep, flip, scale, channels)
+                bad = _couple32(advance(i32_at(arena, offset), at), t, keep, flip, scale * SCALE32, channels)
             elif kind == I16:
-                bad = _couple16(advance(i16_at(arena, offset), at), t, keep, flip, scale, channels)
+                bad = _couple16(advance(i16_at(arena, offset), at), t, keep, flip, scale * SCALE16, channels)
             else:
                 bad = _couple_float(advance(f32_at(arena, offset), at), t, keep, flip, scale, channels)
             if bad:

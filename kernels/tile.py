@@ -2,10 +2,13 @@
 
 ``C[m, n] (+)= sum_k A[m, k] B[k, n]`` with k in three nested runs, so that the same kernel carries dense layers,
 convolutions over shifted rows (implicit GEMM) and weight gradients. Each element of C is one chain of fused
-multiply-adds over k, whatever the tile, so tiles and vector widths do not change bits.
+multiply-adds over k, whatever the tile, so tiles and vector widths do not change bits. Bias, ReLU and the mask of its
+gradient are applied while the tile is in registers.
 """
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 from llvmlite import ir
@@ -13,127 +16,180 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, i32, intp
+from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp, load_vector, splat, store_vector
 from edgerev.kernels.jit import TARGET, jit, kernel
 
-FROM_ZERO, FROM_BIAS, FROM_C = 0, 1, 2  # where the chain starts
+FROM_ZERO, FROM_BIAS, FROM_C = 0, 1, 2  # where the chains start
+PLAIN, RELU, MASK = 0, 1, 2  # how they end: as they are, max(x, 0), or 0 where the mask's element is not positive
 
 
-def make_tile(rows: int, vectors: int, width: int):
-    """Make the intrinsic for a tile of `rows` x (`vectors` * `width`)."""
-    vector = ir.VectorType(f32, width)
-    name = f"llvm.fma.v{width}f32"
+class _Operands(NamedTuple):
+    """Arguments of a tile, as LLVM values; `_make_strips` tells what they mean."""
+
+    c: ir.Value
+    c_row: ir.Value
+    a: ir.Value
+    a_row: ir.Value
+    a_k: ir.Value
+    b: ir.Value
+    b_k: ir.Value
+    count: ir.Value
+    count1: ir.Value
+    a1: ir.Value
+    b1: ir.Value
+    count2: ir.Value
+    a2: ir.Value
+    b2: ir.Value
+    bias: ir.Value
+    start: ir.Value
+    mask: ir.Value
+    end: ir.Value
+
+
+class _Tile:
+    """The IR of one tile of `rows` x (`vectors` * `width`)."""
+
+    def __init__(self, builder, operands: _Operands, rows: int, vectors: int, width: int) -> None:
+        self.builder, self.operands, self.rows, self.vectors, self.width = builder, operands, rows, vectors, width
+        self.vector = ir.VectorType(f32, width)
+        self.zero = ir.Constant(self.vector, [0.0] * width)
+        self.grid = [(m, j) for m in range(rows) for j in range(vectors)]
+        self.sums = {place: cgutils.alloca_once(builder, self.vector) for place in self.grid}
+        self.lines = [builder.mul(operands.c_row, intp(m)) for m in range(rows)]
+
+    def emit(self) -> None:
+        self._start()
+        self._add_products()
+        self._finish()
+
+    def _load(self, pointer, j):
+        return load_vector(self.builder, self.builder.gep(pointer, [intp(j * self.width)]), self.width)
+
+    def _when(self, value, constant):
+        return self.builder.if_then(self.builder.icmp_signed("==", value, intp(constant)))
+
+    def _start(self) -> None:
+        builder, operands = self.builder, self.operands
+        for place in self.grid:
+            builder.store(self.zero, self.sums[place])
+        with self._when(operands.start, FROM_BIAS):
+            for m, j in self.grid:
+                builder.store(self._load(operands.bias, j), self.sums[m, j])
+        with self._when(operands.start, FROM_C):
+            for m, j in self.grid:
+                builder.store(self._load(builder.gep(operands.c, [self.lines[m]]), j), self.sums[m, j])
+
+    def _add_products(self) -> None:
+        builder, operands = self.builder, self.operands
+        with cgutils.for_range(builder, operands.count2, intp=intp) as outer:
+            a_outer = builder.gep(operands.a, [builder.mul(outer.index, operands.a2)])
+            b_outer = builder.gep(operands.b, [builder.mul(outer.index, operands.b2)])
+            with cgutils.for_range(builder, operands.count1, intp=intp) as middle:
+                a_base = builder.gep(a_outer, [builder.mul(middle.index, operands.a1)])
+                b_base = builder.gep(b_outer, [builder.mul(middle.index, operands.b1)])
+                a_rows = [builder.gep(a_base, [builder.mul(operands.a_row, intp(m))]) for m in range(self.rows)]
+                with cgutils.for_range(builder, operands.count, intp=intp) as inner:
+                    b_row = builder.gep(b_base, [builder.mul(inner.index, operands.b_k)])
+                    self._add_row([builder.gep(row, [builder.mul(inner.index, operands.a_k)]) for row in a_rows], b_row)
+
+    def _add_row(self, a_values, b_row) -> None:
+        """Add the products of one k."""
+        builder, vector = self.builder, self.vector
+        multiply_add = declare(builder, f"llvm.fma.v{self.width}f32", vector, vector, vector, vector)
+        b_values = [self._load(b_row, j) for j in range(self.vectors)]
+        for m, pointer in enumerate(a_values):
+            a_value = splat(builder, builder.load(pointer), self.width)
+            for j in range(self.vectors):
+                total = builder.call(multiply_add, [a_value, b_values[j], builder.load(self.sums[m, j])])
+                builder.store(total, self.sums[m, j])
+
+    def _finish(self) -> None:
+        builder, operands = self.builder, self.operands
+        with self._when(operands.end, RELU):
+            for place in self.grid:
+                value = builder.load(self.sums[place])
+                negative = builder.fcmp_ordered("<", value, self.zero)
+                builder.store(builder.select(negative, self.zero, value), self.sums[place])
+        with self._when(operands.end, MASK):
+            for m, j in self.grid:
+                mask = self._load(builder.gep(operands.mask, [self.lines[m]]), j)
+                positive = builder.fcmp_ordered(">", mask, self.zero)
+                builder.store(builder.select(positive, builder.load(self.sums[m, j]), self.zero), self.sums[m, j])
+        for m, j in self.grid:
+            target = builder.gep(operands.c, [builder.add(self.lines[m], intp(j * self.width))])
+            store_vector(builder, builder.load(self.sums[m, j]), target)
+
+
+def _make_tile(most_rows: int, vectors: int, width: int):
+    """Make the intrinsic ``tile(rows, operands...)`` for 1 to `most_rows` rows of ``vectors * width`` columns."""
 
     @intrinsic
     def tile(
-        typing_context, c, c_row, a, a_row, a_k, b, b_k, count, count1, a1, b1, count2, a2, b2, bias, start
+        typing_context, rows, c, c_row, a, a_row, a_k, b, b_k, count, count1, a1, b1, count2, a2, b2, bias, start,
+        mask, end,
     ):
-        size = types.intp
-        signature = types.void(
-            F32P, size, F32P, size, size, F32P, size, size, size, size, size, size, size, size, F32P, size
-        )
+        pointers = ("c", "a", "b", "bias", "mask")
+        operands = [F32P if name in pointers else types.intp for name in _Operands._fields]
 
         def generate(context, builder, signature, arguments):
-            c, c_row, a, a_row, a_k, b, b_k, count, count1, a1, b1, count2, a2, b2, bias, start = arguments
-            multiply_add = declare(builder, name, vector, vector, vector, vector)
-            grid = [(m, j) for m in range(rows) for j in range(vectors)]
-            sums = {place: cgutils.alloca_once(builder, vector) for place in grid}
-            c_rows = [builder.gep(c, [builder.mul(c_row, intp(m))]) for m in range(rows)]
-
-            def at(pointer, j):
-                return builder.bitcast(builder.gep(pointer, [intp(j * width)]), vector.as_pointer())
-
-            def load(pointer, j):
-                value = builder.load(at(pointer, j))
-                value.align = 4
-                return value
-
-            def splat(scalar):
-                undefined = ir.Constant(vector, ir.Undefined)
-                single = builder.insert_element(undefined, scalar, i32(0))
-                return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(i32, width), [0] * width))
-
-            for place in grid:
-                builder.store(ir.Constant(vector, [0.0] * width), sums[place])
-            with builder.if_then(builder.icmp_signed("==", start, intp(FROM_BIAS))):
-                for m, j in grid:
-                    builder.store(load(bias, j), sums[m, j])
-            with builder.if_then(builder.icmp_signed("==", start, intp(FROM_C))):
-                for m, j in grid:
-                    builder.store(load(c_rows[m], j), sums[m, j])
-            with cgutils.for_range(builder, count2, intp=intp) as outer:
-                a_outer = builder.gep(a, [builder.mul(outer.index, a2)])
-                b_outer = builder.gep(b, [builder.mul(outer.index, b2)])
-                with cgutils.for_range(builder, count1, intp=intp) as middle:
-                    a_base = builder.gep(a_outer, [builder.mul(middle.index, a1)])
-                    b_base = builder.gep(b_outer, [builder.mul(middle.index, b1)])
-                    a_rows = [builder.gep(a_base, [builder.mul(a_row, intp(m))]) for m in range(rows)]
-                    with cgutils.for_range(builder, count, intp=intp) as inner:
-                        b_row = builder.gep(b_base, [builder.mul(inner.index, b_k)])
-                        b_values = [load(b_row, j) for j in range(vectors)]
-                        a_index = builder.mul(inner.index, a_k)
-                        for m in range(rows):
-                            a_value = splat(builder.load(builder.gep(a_rows[m], [a_index])))
-                            for j in range(vectors):
-                                total = builder.call(multiply_add, [a_value, b_values[j], builder.load(sums[m, j])])
-                                builder.store(total, sums[m, j])
-            for m, j in grid:
-                builder.store(builder.load(sums[m, j]), at(c_rows[m], j)).align = 4
+            done = builder.append_basic_block("tile.done")
+            switch = builder.switch(arguments[0], done)
+            for rows in range(1, most_rows + 1):
+                block = builder.append_basic_block(f"tile.{rows}")
+                switch.add_case(intp(rows), block)
+                builder.position_at_end(block)
+                _Tile(builder, _Operands(*arguments[1:]), rows, vectors, width).emit()
+                builder.branch(done)
+            builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return signature, generate
+        return types.void(types.intp, *operands), generate
 
     return tile
 
 
-TILE_ROWS = TARGET.tile_rows
+def _make_strip(most_rows: int, vectors: int, width: int, transposed: bool):
+    """Make a kernel for all rows of a strip of C, `most_rows` at a time.
 
-
-def _make_strip(vectors: int, width: int, transposed: bool):
-    """Make a kernel for all rows of a strip of C that is ``vectors * width`` wide."""
-    tile_most, tile_4, tile_2, tile_1 = (make_tile(rows, vectors, width) for rows in (TILE_ROWS, 4, 2, 1))
+    Rows are split evenly, since a tile of few rows cannot keep the processor busy.
+    """
+    tile = _make_tile(most_rows, vectors, width)
 
     @kernel
-    def strip(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start):
+    def strip(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end):
         a_row, a_k = (np.intp(1), a_step) if transposed else (a_step, np.intp(1))
+        left = (rows + most_rows - 1) // most_rows
         i = np.intp(0)
-        while i + TILE_ROWS <= rows:
-            tile_most(
-                advance(c, i * c_row), c_row, advance(a, i * a_row), a_row, a_k, b, b_k,
-                count, count1, a1, b1, count2, a2, b2, bias, start,
+        while left > 0:
+            take = (rows - i + left - 1) // left
+            tile(
+                take, advance(c, i * c_row), c_row, advance(a, i * a_row), a_row, a_k, b, b_k,
+                count, count1, a1, b1, count2, a2, b2, bias, start, advance(mask, i * c_row), end,
             )
-            i += TILE_ROWS
-        while i + 4 <= rows:
-            tile_4(
-                advance(c, i * c_row), c_row, advance(a, i * a_row), a_row, a_k, b, b_k,
-                count, count1, a1, b1, count2, a2, b2, bias, start,
-            )
-            i += 4
-        if i + 2 <= rows:
-            tile_2(
-                advance(c, i * c_row), c_row, advance(a, i * a_row), a_row, a_k, b, b_k,
-                count, count1, a1, b1, count2, a2, b2, bias, start,
-            )
-            i += 2
-        if i < rows:
-            tile_1(
-                advance(c, i * c_row), c_row, advance(a, i * a_row), a_row, a_k, b, b_k,
-                count, count1, a1, b1, count2, a2, b2, bias, start,
-            )
+            i += take
+            left -= 1
 
     return strip
 
 
 WIDTH = TARGET.width
-WIDEST = TARGET.width * TARGET.tile_vectors
 HALF = 8 if WIDTH == 16 else 4 if WIDTH == 8 else 2
 QUARTER = HALF // 2
+TILE_ROWS, TILE_WIDTH = TARGET.tile_rows, TARGET.tile_vectors * WIDTH
+# Few rows need many vectors, or the processor waits for each multiply-add to end before the next of its chain.
+WIDE_ROWS, WIDE_WIDTH = 3, 4 * WIDTH
+WIDEST_ROWS, WIDEST = 1, 8 * WIDTH
+
 
 @jit
-def strip_width(columns):
-    """Return the width of the next strip when `columns` are left: no scalar tails, nothing read past the end."""
-    if columns >= WIDEST:
+def strip_width(columns, rows):
+    """Return the width of the next strip of `rows` when `columns` are left: nothing is read past the end."""
+    if rows <= WIDEST_ROWS and columns >= WIDEST:
         return np.intp(WIDEST)
+    if rows <= WIDE_ROWS and columns >= WIDE_WIDTH:
+        return np.intp(WIDE_WIDTH)
+    if columns >= TILE_WIDTH:
+        return np.intp(TILE_WIDTH)
     if columns >= WIDTH:
         return np.intp(WIDTH)
     if columns >= HALF:
@@ -145,16 +201,21 @@ def strip_width(columns):
 
 def _make_strips(transposed: bool):
     """Make the kernel that chooses among strips of all widths."""
-    widest = _make_strip(TARGET.tile_vectors, WIDTH, transposed)
-    vector, half, quarter, single = (_make_strip(1, width, transposed) for width in (WIDTH, HALF, QUARTER, 1))
+    widest = _make_strip(WIDEST_ROWS, 8, WIDTH, transposed)
+    wide = _make_strip(WIDE_ROWS, 4, WIDTH, transposed)
+    usual = _make_strip(TILE_ROWS, TARGET.tile_vectors, WIDTH, transposed)
+    narrow = (_make_strip(TILE_ROWS, 1, width, transposed) for width in (WIDTH, HALF, QUARTER, 1))
+    vector, half, quarter, single = narrow
 
     @jit
-    def strip(width, c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start):
+    def strip(
+        width, c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end
+    ):
         """Compute a strip of C, `width` columns wide as `strip_width` said.
 
         Parameters
         ----------
-        c, a, b, bias : pointers to float32
+        c, a, b, bias, mask : pointers to float32; the mask lies like C
         c_row : elements between rows of C
         a_step : elements between rows of A, or, transposed, between neighbours along the innermost run of k; the
             other step is 1, and known to the compiler, since two unknown steps need more registers than there are
@@ -163,17 +224,22 @@ def _make_strips(transposed: bool):
         count, count1, count2 : lengths of the runs of k, innermost first
         a1, b1, a2, b2 : elements between the middle and the outer runs
         start : FROM_ZERO, FROM_BIAS or FROM_C
+        end : PLAIN, RELU or MASK
         """
-        if width == WIDEST:
-            widest(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start)
+        if width == TILE_WIDTH:
+            usual(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
         elif width == WIDTH:
-            vector(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start)
+            vector(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
+        elif width == WIDE_WIDTH:
+            wide(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
+        elif width == WIDEST:
+            widest(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
         elif width == HALF:
-            half(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start)
+            half(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
         elif width == QUARTER:
-            quarter(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start)
+            quarter(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
         else:
-            single(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start)
+            single(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)
 
     return strip
 

@@ -1,5 +1,7 @@
 """Run one program compiled and interpreted, from the same bytes, and compare tensors."""
 
+from dataclasses import replace
+
 import numpy as np
 
 import naive
@@ -24,6 +26,7 @@ TOLERANCES = {
     Op.ACCUMULATE: 6e-8, Op.LOAD: 1.2e-7, Op.DROPOUT: 1.2e-7,  # one rounding, two roundings
     Op.NORM: 3e-6, Op.NORM_GRAD: 3e-6,  # two chains of additions over all positions, one inside the other
     Op.ACTIVATION_GRAD: 4e-6,  # the GELU's slope multiplies the 1e-7 of tanh by a cubic in x before it vanishes
+    Op.WINOGRAD_WEIGHTS: 2e-6, Op.WINOGRAD: 2e-5, Op.WINOGRAD_WGRAD: 2e-5,  # sums of large terms that cancel
     Op.RIDGE_SOLVE: 2e-6,  # solved in float64, from sums that float32 has rounded
 }  # fmt: skip
 # 1 - power loses digits that nothing can bring back: 6e-8 / (1 - beta) for the betas up to 0.999
@@ -32,7 +35,7 @@ CORRECTIONS = 6e-5
 
 def build(net, recipe, schedule=None, threads=1, seed=1):
     """Return a Runtime of `net` with initial weights."""
-    schedule = schedule or Schedule(recipe.batch, recipe.batch)
+    schedule = replace(schedule or Schedule(recipe.batch, recipe.batch), threads=threads)
     runtime = start(lower(net, recipe, schedule), threads, seed)
     if recipe.loss.weights is not None:
         by_name(runtime, "loss.weights")[...] = recipe.loss.weights
@@ -152,10 +155,13 @@ def compare_rows(runtime, section, n, tolerances=None):
     the same status. `tolerances` replaces some of TOLERANCES.
     """
     program, allowed = runtime.program, {**TOLERANCES, **(tolerances or {})}
-    for index in range(*program.sections[section]):
+    for index, offset in naive.unrolled(program, range(*program.sections[section]), n):
+        place = index * layout.ROW + layout.FIRST
+        program.rows[place] += offset  # as REPEAT would have it
         step = program.decode(index)
         if step.op != Op.CHECK:
             _compare_row(runtime, index, step, n, allowed[step.op])
+        program.rows[place] -= offset
 
 
 def _compare_row(runtime, index, step, n, tolerance):
@@ -177,7 +183,7 @@ def _compare_row(runtime, index, step, n, tolerance):
         number = used.get(name, NO_TENSOR)
         if number == NO_TENSOR:
             continue
-        if name != "work":  # RIDGE_SOLVE's own
+        if name != "work":  # scratch of the instruction's own
             compare(tensor(runtime, number), memory[number], tolerance, f"{where}: {program.names[number]}", scale)
         whole = step.op == Op.HALO
         if whole:
@@ -207,9 +213,13 @@ def magnitude(call):
         values = abs(call.read(name)) if call.has(name) else np.zeros(1)
         return values[np.isfinite(values)].max(initial=0)
 
-    if op in (Op.CONV, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD):
+    if op in (Op.CONV, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD, Op.WINOGRAD, Op.WINOGRAD_WGRAD):
         memory = Memory(call.memory.program)
         memory.arrays = {number: abs(array) for number, array in call.memory.arrays.items()}
+        if op == Op.WINOGRAD:
+            matrix = naive.filter_map(call["kernel_w"])
+            weights = naive.filtered(abs(call.unfiltered()), matrix, both=call["kernel_h"] > 1)
+            memory.arrays[call.step.operands["u"]] = weights
         same = naive.Call(call.step, call.row, memory, call.n, True, [])
         getattr(same, op.name.lower())()
         names = [name for name in ("y", "dw", "db") if same.has(name)]
@@ -276,7 +286,7 @@ class Bench:
     """A program written by hand: tensors with their values, then rows; `runtime` plans and fills it."""
 
     def __init__(self, batch=1, seed=0):
-        self.program, self.values = Program(batch), {}
+        self.program, self.values = Program(batch, layout.MAX_THREADS), {}
         self.random = np.random.default_rng(seed)
         for name, shape in (("status", (layout.MAX_THREADS, layout.STATUS_LINE)), ("barrier", (layout.BARRIER_SIZE,))):
             self.program.tensor(name, shape, Region.CONTROL, dtype=DType.I32)

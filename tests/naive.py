@@ -46,22 +46,37 @@ def run(program, memory, section, n, *, rounding=True):
         raise ValueError(f"{n} samples; the program was lowered for 1 to {program.batch}")
     statuses = []
     with np.errstate(all="ignore"):
-        for row in range(*program.sections[section]):
+        for row, offset in unrolled(program, range(*program.sections[section]), n):
             if program.rows[row * layout.ROW + layout.OP] not in layout.SIGNATURES:
                 statuses.append((row, -1, Status.UNKNOWN_OP))
                 continue
-            call = Call(program.decode(row), row, memory, n, rounding, statuses)
+            call = Call(program.decode(row), row, memory, n, rounding, statuses, offset)
             if call.count > 0:
                 getattr(call, call.step.op.name.lower())()
+
+
+def unrolled(program, rows, n):
+    """Yield every row that is run, with the samples by which a REPEAT has moved on."""
+    rows = list(rows)
+    while rows:
+        row = rows.pop(0)
+        if program.rows[row * layout.ROW + layout.OP] != layout.Op.REPEAT:
+            yield row, 0
+            continue
+        step = program.decode(row)
+        body, rows = rows[: step.parameters["rows"]], rows[step.parameters["rows"] :]
+        for offset in range(0, min(n - step.first, step.count), step.parameters["size"]):
+            yield from ((row, offset) for row in body)
 
 
 class Call:
     """One instruction on the samples of one run: what it needs, then a method for each operation."""
 
-    def __init__(self, step, row, memory, n, rounding, statuses):
+    def __init__(self, step, row, memory, n, rounding, statuses, offset=0):
         self.step, self.row, self.memory, self.n = step, row, memory, n
         self.rounding, self.statuses = rounding, statuses
-        self.first, self.count = step.first, min(n - step.first, step.count)
+        self.first = step.first + offset
+        self.count = min(n - self.first, step.count)
 
     def __getitem__(self, parameter):
         return self.step.parameters[parameter]
@@ -112,7 +127,7 @@ class Call:
         """Write the gradient of a parameter, or add it to the sum so far."""
         if self.has(name):
             total = self.flat(name)
-            total[...] = np.reshape(value, -1) + (total if self["accumulate"] else 0)
+            total[...] = np.reshape(value, -1) + (total if self.first > 0 else 0)
 
     def record(self, status, index=None):
         self.statuses.append((self.row, -1 if index is None else self.first + index, status))
@@ -164,10 +179,28 @@ class Call:
         y = self.whole("b") if self.has("b") else 0
         for x, w in zip(self.windows(), kernel, strict=True):
             y = y + product(x, w)
-        self.write("y", y)
+        return y
+
+    def product(self, kernel):
+        y = self.convolve(np.matmul, kernel) + (self.read("y") if self["add"] else 0)
+        y = np.where(y < 0, 0, y) if self["relu"] else y
+        self.write("y", np.where(self.read("mask") > 0, y, 0) if self.has("mask") else y)
 
     def conv(self):
-        self.convolve(np.matmul, self.whole("w"))
+        self.product(self.whole("w"))
+
+    def winograd_weights(self):
+        self.write("u", filtered(self.whole("w"), filter_map(self["kernel_w"]), both=self["kernel_h"] > 1))
+
+    def winograd(self):
+        self.product(self.unfiltered())
+
+    def unfiltered(self):
+        """Return the weights from which WINOGRAD_WEIGHTS made u."""
+        return filtered(self.whole("u"), np.linalg.pinv(filter_map(self["kernel_w"])), both=self["kernel_h"] > 1)
+
+    def winograd_wgrad(self):
+        self.conv_wgrad()
 
     def flip(self):
         self.write("flipped", self.whole("w")[::-1].transpose(0, 2, 1))
@@ -177,7 +210,7 @@ class Call:
 
     def depthwise(self):
         kernel = self.whole("w").reshape(self["kernel_h"] * self["kernel_w"], -1)
-        self.convolve(np.multiply, kernel[::-1] if self["flipped"] else kernel)
+        self.write("y", self.convolve(np.multiply, kernel[::-1] if self["flipped"] else kernel))
 
     def depthwise_wgrad(self):
         self.kernel_sums("syxc,syxc->c")
@@ -406,6 +439,22 @@ class Call:
         solution = np.linalg.solve(matrix, moments)
         self.flat("w")[...] = solution[:-1].reshape(-1)
         self.flat("b")[...] = np.where(counts > 0, solution[-1], -1e30)
+
+
+def filter_map(taps):
+    """Return the matrix G of Winograd's minimal filtering for four outputs (Lavin and Gray 2016, section 4)."""
+    points = [0, 1, -1, 2, -2, 1 / 2, -1 / 2][: taps + 2]
+    rows = [[p**k / np.prod([p - q for q in points if q != p]) for k in range(taps)] for p in points]
+    return np.array([*rows, [k == taps - 1 for k in range(taps)]], float)
+
+
+def filtered(weights, matrix, *, both):
+    """Map kernels (taps, in, out), in both directions of an image or in one, by `matrix`."""
+    channels = weights.shape[-2:]
+    if both:
+        grid = weights.reshape(matrix.shape[1], matrix.shape[1], *channels)
+        return np.einsum("ia,jb,abco->ijco", matrix, matrix, grid).reshape(-1, *channels)
+    return np.einsum("ia,aco->ico", matrix, weights)
 
 
 def finite(values):

@@ -70,6 +70,11 @@ CASES = {
     "conv2d, depthwise 7 on 1x2": (conv((1, 2, 2), 1, (Depthwise(7), SiLU(), Depthwise(5))), 2),
     "conv2d norms": (conv((3, 4, 2), 6, (GroupNorm(3), Conv2d(4, 3), RMSNorm(), ReLU(), Conv2d(6, 3), *NORMS)), 2),
     "conv2d dropout": (conv((2, 3, 2), 3, (Dropout(0.4), Conv2d(3, 3), Dropout(0.2), ReLU(), Dropout(0.3))), 2),
+    # minimal filtering: shapes that it fits, with products before and after that it does not fuse with
+    "winograd 3x3": (conv((16, 16, 3), 16, (Conv2d(32, 3), ReLU(), Conv2d(16, 3))), 2),
+    "winograd 3x3, 16x20": (conv((16, 20, 1), 16, (RMSNorm(), Conv2d(16, 3), SiLU(), Conv2d(48, 3), Pointwise(16))), 1),
+    "winograd 1x5": (conv((64, 3), 16, (Conv1d(32, 5), ReLU(), Conv1d(16, 5)), 5), 2),
+    "winograd 1x3": (conv((68, 2), 16, (ReLU(), Conv1d(16, 3), ReLU(), Conv1d(16, 7), Conv1d(16, 3))), 3),
 }  # fmt: skip
 
 
@@ -77,6 +82,19 @@ CASES = {
 def test_layers(case):
     net, batch = CASES[case]
     check_net(net, Recipe(batch=batch))
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if "winograd" in case or "dropout" in case])
+def test_layers_one_sample_at_a_time(case):
+    net, batch = CASES[case]
+    check_net(net, Recipe(batch=batch), schedule=Schedule(batch, 1))
+
+
+def test_minimal_filtering_is_used_where_it_fits():
+    ops = {step: set() for step in CASES}
+    for case, (net, batch) in CASES.items():
+        ops[case] = set(build(net, Recipe(batch=batch)).program.rows[layout.OP :: layout.ROW])
+    assert all((Op.WINOGRAD in found) == case.startswith("winograd") for case, found in ops.items())
 
 
 @pytest.mark.parametrize("state", ["int32", "int16", "float32"])

@@ -147,7 +147,7 @@ def test_weight_gradient_continues_over_micro_batches():
     whole = sketch.memory["dw"].copy()
     for first in range(BATCH):
         with sketch.program.samples(first, 1):
-            sketch.run((op, operands, {"accumulate": first > 0, **kernel}))
+            sketch.run((op, operands, kernel))
     np.testing.assert_allclose(sketch.memory["dw"], whole, rtol=1e-12, atol=1e-12)
 
 

@@ -1,0 +1,221 @@
+"""Convolutions by Winograd's minimal filtering (Winograd 1980; Lavin and Gray 2016): fewer products, some more sums.
+
+Four outputs in a row of a filter of `r` taps cost ``n = 4 + r - 1`` products instead of ``4 r``:
+``y = A^T ((G w) * (B^T x))``, in both directions of an image. The products of all tiles are, for each of the n (or
+n x n) positions, one matrix product over channels. The gradient of the weights is the transposed algorithm,
+``dw = G^T ((A dy) * (B^T x))``, summed over the tiles of a sample before the last map. Each product sum is one chain in
+a fixed order, so the bits depend on shapes alone.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from edgerev.kernels.conv import bias_gradient
+from edgerev.kernels.intrinsics import advance, f32_at
+from edgerev.kernels.jit import TARGET, jit, kernel
+from edgerev.kernels.layout import WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD
+from edgerev.kernels.minimal_filter import make_gradient, make_map, make_output, toom_cook, transposed
+from edgerev.kernels.operands import (
+    T_CHANNELS,
+    T_HEIGHT,
+    T_OFFSET,
+    T_WIDTH,
+    continues,
+    floats,
+    has,
+    line_offset,
+    line_stride,
+    parameter,
+    samples,
+    share,
+    tensor,
+)
+from edgerev.kernels.tile import FROM_C, FROM_ZERO, PLAIN, strip, strip_transposed, strip_width
+
+WIDTH = TARGET.width
+M, BLOCK, PAD = WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD
+GRAIN = 16  # channels that a thread takes at least: a multiple of every vector
+
+def _make_kernels(taps: int, both: bool):
+    """Make the three kernels for filters of `taps` (in both directions, or along the line only)."""
+    a_t, g, b_t = toom_cook(M, taps)
+    size = M + taps - 1
+    positions = size * size if both else size
+    tall, reach = (M, taps // 2) if both else (1, 0)
+    map_weights, map_inputs, map_slopes = make_map(g, both), make_map(b_t, both), make_map(transposed(a_t), both)
+    map_outputs, map_gradients = make_output(a_t, both), make_gradient(transposed(g), both)
+
+    @jit
+    def place(t, tile, across):
+        """Return the elements from the first interior element to the first output of a tile."""
+        return line_offset(t, (tile // across) * tall) + (tile % across) * M * t[T_CHANNELS]
+
+    @jit
+    def inputs(v, x, tx, first, count, across, channel0, channel1):
+        """Map the inputs of `count` tiles, of some channels: v is (positions, tiles, channels)."""
+        channels = channel1 - channel0
+        corner = reach * line_stride(tx) + (taps // 2) * tx[T_CHANNELS] - channel0
+        for tile in range(count):
+            source = advance(x, place(tx, first + tile, across) - corner)
+            for c in range(0, channels, WIDTH):
+                map_inputs(
+                    advance(v, tile * channels + c), BLOCK * channels + PAD, advance(source, c), line_stride(tx),
+                    tx[T_CHANNELS],
+                )
+
+    @jit
+    def slopes(v, dy, ty, first, count, across, channel0, channel1):
+        """Map the gradients of the outputs of `count` tiles."""
+        channels = channel1 - channel0
+        for tile in range(count):
+            source = advance(dy, place(ty, first + tile, across) + channel0)
+            for c in range(0, channels, WIDTH):
+                map_slopes(
+                    advance(v, tile * channels + c), BLOCK * channels + PAD, advance(source, c), line_stride(ty),
+                    ty[T_CHANNELS],
+                )
+
+    @kernel
+    def weights(u, w, channels, columns, thread, threads):
+        first, last = share(channels, thread, threads)
+        for c in range(first, last):
+            for o in range(0, columns, WIDTH):
+                at = c * columns + o
+                map_weights(
+                    advance(u, at), channels * columns, advance(w, at), taps * channels * columns, channels * columns
+                )
+
+    @kernel
+    def forward(row, tensors, arena, n, thread, threads):
+        ty, tx, tm = tensor(row, tensors, 0), tensor(row, tensors, 2), tensor(row, tensors, 0)
+        y, x, u = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+        bias, mask = y, y
+        if has(row, 4):
+            bias = floats(row, tensors, arena, 4)
+        if has(row, 5):
+            tm, mask = tensor(row, tensors, 5), floats(row, tensors, arena, 5)
+        channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
+        work = f32_at(arena, tensor(row, tensors, 1)[T_OFFSET])
+        inner, outer = BLOCK * channels + PAD, BLOCK * columns + PAD
+        v = advance(work, thread * positions * (inner + outer))
+        sums = advance(v, positions * inner)
+        across = ty[T_WIDTH] // M
+        tiles = samples(row, n) * (ty[T_HEIGHT] // tall) * across
+        first, last = share((tiles + BLOCK - 1) // BLOCK, thread, threads)
+        for block in range(first, last):
+            start = block * BLOCK
+            count = min(np.intp(BLOCK), tiles - start)
+            inputs(v, x, tx, start, count, across, 0, channels)
+            for position in range(positions):
+                j = np.intp(0)
+                while j < columns:
+                    width = strip_width(columns - j, count)
+                    strip(
+                        width, advance(sums, position * outer + j), columns, advance(v, position * inner), channels,
+                        advance(u, position * channels * columns + j), columns, count, channels, 1, 0, 0, 1, 0, 0,
+                        u, FROM_ZERO, u, PLAIN,
+                    )
+                    j += width
+            for tile in range(count):
+                target, there = place(ty, start + tile, across), place(tm, start + tile, across)
+                for o in range(0, columns, WIDTH):
+                    map_outputs(
+                        advance(y, target + o), line_stride(ty), columns, advance(sums, tile * columns + o), outer,
+                        advance(bias, o), np.intp(has(row, 4)), parameter(row, 3), parameter(row, 2),
+                        advance(mask, there + o), line_stride(tm), np.intp(has(row, 5)),
+                    )
+
+    @kernel
+    def weight_gradient(row, tensors, arena, n, thread, threads):
+        tx, ty = tensor(row, tensors, 3), tensor(row, tensors, 4)
+        dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 3), floats(row, tensors, arena, 4)
+        all_channels, all_columns = tx[T_CHANNELS], ty[T_CHANNELS]
+        across_c = min(threads, all_channels // GRAIN)
+        across_o = min(threads // across_c, all_columns // GRAIN)
+        if thread >= across_c * across_o:
+            return
+        c0, c1 = share(all_channels // GRAIN, thread % across_c, across_c)
+        o0, o1 = share(all_columns // GRAIN, thread // across_c, across_o)
+        c0, c1, o0, o1 = c0 * GRAIN, c1 * GRAIN, o0 * GRAIN, o1 * GRAIN
+        channels, columns = c1 - c0, o1 - o0
+        if channels <= 0 or columns <= 0:
+            return
+        work = f32_at(arena, tensor(row, tensors, 2)[T_OFFSET])
+        inner, outer = BLOCK * channels + PAD, BLOCK * columns + PAD
+        whole = positions * ((BLOCK + BLOCK) * max(all_channels, all_columns) + 2 * PAD)
+        v = advance(work, thread * whole)
+        d = advance(v, positions * inner)
+        du = advance(advance(work, threads * whole), c0 * all_columns + o0)
+        across = ty[T_WIDTH] // M
+        tiles = (ty[T_HEIGHT] // tall) * across
+        for sample in range(samples(row, n)):
+            for start in range(0, tiles, BLOCK):
+                count = min(np.intp(BLOCK), tiles - start)
+                inputs(v, x, tx, sample * tiles + start, count, across, c0, c1)
+                slopes(d, dy, ty, sample * tiles + start, count, across, o0, o1)
+                begin = np.intp(FROM_C) if start > 0 else np.intp(FROM_ZERO)
+                for position in range(positions):
+                    j = np.intp(0)
+                    while j < columns:
+                        width = strip_width(columns - j, channels)
+                        strip_transposed(
+                            width, advance(du, position * all_channels * all_columns + j), all_columns,
+                            advance(v, position * inner), channels, advance(d, position * outer + j), columns, channels,
+                            count, 1, 0, 0, 1, 0, 0, du, begin, du, PLAIN,
+                        )
+                        j += width
+            add = np.intp(1) if sample > 0 or continues(row) else np.intp(0)
+            area = all_channels * all_columns
+            for c in range(channels):
+                for o in range(0, columns, WIDTH):
+                    map_gradients(
+                        advance(dw, (c0 + c) * all_columns + o0 + o), taps * area, area,
+                        advance(du, c * all_columns + o), area, add,
+                    )
+
+    return weights, forward, weight_gradient
+
+
+_weights_3x3, _forward_3x3, _gradient_3x3 = _make_kernels(3, True)
+_weights_3, _forward_3, _gradient_3 = _make_kernels(3, False)
+_weights_5, _forward_5, _gradient_5 = _make_kernels(5, False)
+
+
+@kernel
+def winograd_weights(row, tensors, arena, n, thread, threads, status):
+    """WINOGRAD_WEIGHTS u; w (kernel_h, kernel_w)."""
+    tw = tensor(row, tensors, 1)
+    u, w = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1)
+    channels, columns = tw[T_WIDTH], tw[T_CHANNELS]
+    if parameter(row, 0) == 3:
+        _weights_3x3(u, w, channels, columns, thread, threads)
+    elif parameter(row, 1) == 3:
+        _weights_3(u, w, channels, columns, thread, threads)
+    else:
+        _weights_5(u, w, channels, columns, thread, threads)
+
+
+@kernel
+def winograd(row, tensors, arena, n, thread, threads, status):
+    """WINOGRAD y work; x u b mask (kernel_h, kernel_w, relu, add)."""
+    if parameter(row, 0) == 3:
+        _forward_3x3(row, tensors, arena, n, thread, threads)
+    elif parameter(row, 1) == 3:
+        _forward_3(row, tensors, arena, n, thread, threads)
+    else:
+        _forward_5(row, tensors, arena, n, thread, threads)
+
+
+@kernel
+def winograd_wgrad(row, tensors, arena, n, thread, threads, status):
+    """WINOGRAD_WGRAD dw db work; x dy (kernel_h, kernel_w)."""
+    if parameter(row, 0) == 3:
+        _gradient_3x3(row, tensors, arena, n, thread, threads)
+    elif parameter(row, 1) == 3:
+        _gradient_3(row, tensors, arena, n, thread, threads)
+    else:
+        _gradient_5(row, tensors, arena, n, thread, threads)
+    if has(row, 1):
+        dy, ty = floats(row, tensors, arena, 4), tensor(row, tensors, 4)
+        bias_gradient(floats(row, tensors, arena, 1), dy, ty, samples(row, n), continues(row), thread, threads)
