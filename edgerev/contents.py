@@ -42,25 +42,28 @@ class Contents(NamedTuple):
 
     Attributes
     ----------
-    net, recipe, classes, position : see `Learner`
+    net, recipe, classes, columns, position : see `Learner`
     header : its tensors, and the metadata as they stand in the file
     """
 
     net: Net
     recipe: Recipe
     classes: list[str]
+    columns: list[str]
     position: Position
     header: checkpoint.Header
 
 
-def to_metadata(net: Net, recipe: Recipe, classes: list[str], position: Position) -> dict[str, str]:
+def to_metadata(
+    net: Net, recipe: Recipe, classes: list[str], columns: list[str], position: Position
+) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = asdict(recipe)
     for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
         described[name]["kind"] = _WORDS[type(part)]
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
-        "classes": json.dumps(classes), "position": json.dumps(asdict(position)),
+        "classes": json.dumps(classes), "columns": json.dumps(columns), "position": json.dumps(asdict(position)),
     }
 
 
@@ -82,7 +85,8 @@ def peek(path: str) -> Contents:
     try:
         return Contents(
             Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
-            list(json.loads(metadata["classes"])), Position(**json.loads(metadata["position"])), header,
+            list(json.loads(metadata["classes"])), list(json.loads(metadata["columns"])),
+            Position(**json.loads(metadata["position"])), header,
         )
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(

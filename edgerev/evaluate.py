@@ -31,9 +31,10 @@ def evaluate(learner: Learner, records: Records) -> Evaluation:
     Raises
     ------
     DataError
-        Shape, targets or classes are not what the learner was trained on.
+        Columns, shape, targets or classes are not what the learner was trained on.
     """
     feed = Feed(records, learner.runtime)
+    learner.check_columns(records.columns)
     numbers = learner.class_numbers(records.classes) if records.classes is not None else []
     answers, targets = learner.runtime.view("probability"), learner.runtime.view("target")
     outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)

@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from edgerev import checkpoint
 from edgerev.batch import Batch, Values, argmax
 from edgerev.contents import Position, check_alike, peek, to_metadata
+from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
 from edgerev.losses import Loss, MeanSquaredError
@@ -80,7 +81,7 @@ class Learner:
             raise UsageError(f"seed {seed}: expected 0 .. 2**63 - 1")
         choice = choose(net, recipe, threads=threads, **options)
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
-        self.position, self.classes = Position(), list[str]()
+        self.position, self.classes, self.columns = Position(), list[str](), list[str]()
         self._program = choice.program
         self.runtime = Runtime(choice.program, choice.plan, threads)
         self._counters = self.runtime.view("counters")
@@ -156,6 +157,21 @@ class Learner:
                 f"only {', '.join(self.classes[:20])}; leave these samples out, or train on them"
             )
         return [numbers[name] for name in classes]
+
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuse features in another order than they were learned in, as far as both have names.
+
+        Raises
+        ------
+        DataError
+            The columns differ; the message names the first that does.
+        """
+        differing = differing_column(self.columns, columns)
+        if self.columns and columns and differing is not None:
+            raise DataError(
+                f"the data has the column {differing[1]!r} where the model was trained on {differing[0]!r}; expected "
+                f"the same columns in the same order; reorder them, or name the label column"
+            )
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -312,7 +328,7 @@ class Learner:
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.position)
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position)
         checkpoint.save(path, self._kept_tensors(), metadata)
 
     def _kept_tensors(self) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
@@ -339,7 +355,7 @@ class Learner:
         checkpoint.load(path, {name: view for name, _, _, view in self._kept_tensors()})
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.position = found.classes, found.position
+        self.classes, self.columns, self.position = found.classes, found.columns, found.position
         self._torn, self._stale = False, self.net.head.kind == "ridge"
 
     @classmethod

@@ -121,6 +121,7 @@ class Trainer:
         )
         if train.classes is not None:
             self.learner.classes = list(train.classes)
+        self.learner.columns = list(train.columns)
         if config.data.standardise != "none":
             # of the first experience: those to come are not known yet
             self.learner.set_standardisation(*statistics(self.stream[0].train, per=config.data.standardise))
@@ -161,8 +162,11 @@ class Trainer:
         if path is None:
             raise UsageError("nothing to resume from: no output path was given")
         classes, seed, stream = self.learner.classes, self.learner.seed, self.learner.position.stream
+        columns = self.learner.columns
         self.learner.restore(path)
         self.report.loss = self.learner.position.loss
+        if columns:
+            self.learner.check_columns(columns)
         for what, there, here in (
             ("seed", self.learner.seed, seed), ("classes", self.learner.classes, classes),
             ("training and test samples", self.learner.position.stream, stream),

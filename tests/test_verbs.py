@@ -221,6 +221,31 @@ def test_several_columns_of_targets(kind, cli, work):
         assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples\n"
 
 
+def swapped(path, x, labels):
+    """Write the rows of `toys.write_csv` with the columns f1 and f0 in each other's place."""
+    toys.write_csv(path, x[:, [1, 0, 2, 3]], labels)
+    path.write_text(path.read_text().replace("f0,f1", "f1,f0", 1))
+
+
+def test_columns_in_another_order_are_refused(cli, work, model):
+    """Each value would go where another one was learned; only the names tell."""
+    assert of(cli("inspect", model, "--json"))["columns"] == ["f0", "f1", "f2", "f3"]
+    assert "columns  f0, f1, f2, f3\n" in cli("inspect", model).out
+    x, y = toys.rows(30, seed=2)
+    swapped(work / "swapped.csv", x, [toys.NAMES[label] for label in y])
+    message = "the data has the column 'f1' where the model was trained on 'f0'; expected the same columns in the same"
+    for verb, *more in (("eval",), ("predict", "--label", "label")):
+        done = cli(verb, model, "--data", work / "swapped.csv", *more)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+    for part, seed in (("train", 1), ("test", 2)):
+        x, y = toys.rows(60 if part == "train" else 30, seed=seed)
+        swapped(work / "data" / f"{part}.csv", x, [toys.NAMES[label] for label in y])
+    whole = model.read_bytes()
+    assert message in cli(*train(work, "--resume")).err
+    assert model.read_bytes() == whole
+
+
 # -- plan, bench, demo ---------------------------------------------------------------------------------------------
 
 

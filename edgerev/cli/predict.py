@@ -32,6 +32,7 @@ def run(args: argparse.Namespace) -> int:
     records = dataset.test or dataset.train
     learner = Learner.load(args.model, data_bytes=staging_bytes(records, recipe.batch))
     feed, most = Feed(records, learner.runtime), learner.schedule.micro_batch
+    learner.check_columns(records.columns)
     answers: Any = learner.runtime.view("probability")
     outputs = learner.net.head.outputs
     for first in range(0, len(records), most):

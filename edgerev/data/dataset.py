@@ -23,7 +23,7 @@ from edgerev.data.records import Records
 from edgerev.data.sources import Splits, find
 from edgerev.errors import DataError, UsageError
 
-MAGIC = b"EDGEREC\x01"
+MAGIC = b"EDGEREC\x02"
 MAX_HEADER_BYTES = 1 << 26
 HEAD = struct.Struct("=8sQ")
 Label = str | Sequence[str] | None
@@ -131,6 +131,7 @@ def _open_converted(path: Path) -> Dataset | None:
                 target_shape=tuple(part["target_shape"]),
                 target_dtype=part["target_dtype"],
                 classes=header["classes"],
+                columns=tuple(header["columns"]),
             )
             for name, part in header["splits"].items()
         }
