@@ -17,6 +17,7 @@ from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
 from edgerev.losses import Loss, MeanSquaredError
 from edgerev.net import Net
+from edgerev.numbers import FLOAT32_MAX, finite32
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
 from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe, Schedule
@@ -114,7 +115,7 @@ class Learner:
 
     @rate_factor.setter
     def rate_factor(self, factor: float) -> None:
-        self.runtime.view("scalars")[V_FACTOR] = factor
+        self.runtime.view("scalars")[V_FACTOR] = finite32("rate_factor", factor, 0, FLOAT32_MAX)
 
     @property
     def stored_sample_bytes(self) -> int:
@@ -129,15 +130,15 @@ class Learner:
 
     def set_standardisation(self, mean: Any, scale: Any) -> None:
         """Let every input be taken as ``(x - mean) * scale``; both hold one number for each channel."""
-        tables = [(self.runtime.view(name), values) for name, values in (("input.mean", mean), ("input.scale", scale))]
+        tables = [
+            (self.runtime.view(name), [finite32(name, value, -FLOAT32_MAX, FLOAT32_MAX) for value in values])
+            for name, values in (("input.mean", mean), ("input.scale", scale))
+        ]
         for view, values in tables:
             if len(values) != len(view):
                 raise UsageError(f"{len(values)} numbers for {len(view)} channels of the input; give one for each")
-            if not all(math.isfinite(value) for value in values):
-                raise UsageError("mean or scale of the input are not finite; expected numbers; mend the statistics")
         for view, values in tables:
-            for index, value in enumerate(values):
-                view[index] = value
+            view[:] = memoryview(array("f", values))
 
     def class_numbers(self, classes: list[str]) -> list[int]:
         """Return this learner's number of each class of a data set.
@@ -321,13 +322,20 @@ class Learner:
         Raises
         ------
         CheckpointError
-            It could not be written, or the model is not whole; the file that was there is as it was.
+            It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
         if self._torn:
             raise CheckpointError(
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
+        for name, region in zip(self._program.names, self._program.regions):
+            # Python adds in float64, so the sum is finite if and only if all of them are
+            if region is Region.PARAMETERS and not math.isfinite(sum(self.runtime.view(name))):
+                raise CheckpointError(
+                    f"{path} was not written: {name} holds NaN or infinity; expected finite parameters; load the last "
+                    "checkpoint, and lower the learning rate"
+                )
         metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position)
         checkpoint.save(path, self._kept_tensors(), metadata)
 

@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from edgerev.errors import NetError
 from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
 
 StateType = Literal["int32", "int16", "float32"]
 
@@ -68,6 +69,11 @@ class Head:
     kind: Literal["linear", "ridge"] = "linear"
     ridge: float = 1e-3
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, outputs=(whole, 1, INT32_MAX), ridge=(finite32, TINY, FLOAT32_MAX))
+        if self.pool not in ("average", "flatten") or self.kind not in ("linear", "ridge"):
+            raise NetError(f"{self}: expected pool average or flatten, and kind linear or ridge; change it")
+
 
 class Function(NamedTuple):
     """A residual function at its place: ``state[target] += branch_scale * layers(state[source])``."""
@@ -113,10 +119,6 @@ class Net:
             raise NetError(f"stem {self.stem}: expected Dense, Conv1d, Conv2d or Pointwise")
         if self.state not in ("int32", "int16", "float32"):
             raise NetError(f"state {self.state!r}: expected int32, int16 or float32")
-        if self.head.outputs < 1 or self.head.pool not in ("average", "flatten"):
-            raise NetError(f"{self.head}: expected at least 1 output, and pool average or flatten")
-        if self.head.kind not in ("linear", "ridge") or self.head.ridge <= 0:
-            raise NetError(f"{self.head}: expected kind linear or ridge, and a positive ridge")
         shape = self.stem.output_shape(self.input_shape)
         if shape[-1] % 2:
             raise NetError(f"stem {self.stem}: an odd number of channels cannot be split in halves; use an even one")

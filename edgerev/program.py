@@ -16,11 +16,12 @@ from contextlib import contextmanager
 from enum import Enum
 from typing import NamedTuple
 
-from edgerev.errors import EdgerevError
+from edgerev.errors import BudgetError, EdgerevError
 from edgerev.kernels import layout
 from edgerev.kernels.layout import NO_TENSOR, DType, Op
 
 FORMAT = 1
+MOST_TENSOR_BYTES = 1 << 47  # what a process can address; sums of such sizes still fit an int64
 
 
 class Region(str, Enum):
@@ -142,6 +143,11 @@ class Program:
         height, width, channels = (1,) * (3 - len(shape)) + tuple(shape)
         stride = (height + 2 * halo[0]) * (width + 2 * halo[1]) * channels
         size = stride * max(capacity, 1)
+        if size * layout.ITEMSIZE[dtype] > MOST_TENSOR_BYTES:
+            raise BudgetError(
+                f"tensor {name} would have {size * layout.ITEMSIZE[dtype]} bytes; expected at most "
+                f"{MOST_TENSOR_BYTES}, more than any machine has; take a smaller net or batch"
+            )
         number = len(self.names)
         self.tensor_rows.extend((0, capacity, height, width, channels, *halo, dtype, stride, size))
         self.names.append(name)

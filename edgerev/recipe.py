@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, finite32, settle, whole
 from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
 
 
@@ -29,8 +30,9 @@ class Augment:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.shift, self.crop, self.noise) < 0:
-            raise UsageError(f"{self}: expected numbers that are not negative")
+        settle(
+            self, shift=(whole, 0, INT32_MAX), crop=(whole, 0, INT32_MAX), noise=(finite32, 0, FLOAT32_MAX)
+        )
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,7 @@ class Recipe:
     atomic: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UsageError(f"batch {self.batch}: expected at least 1")
+        settle(self, batch=(whole, 1, INT32_MAX))
 
 
 @dataclass(frozen=True)

@@ -169,7 +169,14 @@ MISTAKES = {
         {**NET, "optimizer": {"kind": "sgd", "nesterov": True}}, "optimizer: SGD(rate=0.01, momentum=0.0, nesterov=Tru",
     ),
     "negative weights": (
-        {**NET, "loss": {"kind": "cross_entropy", "weights": [1, -1]}}, "loss: CrossEntropy(weights=(1.0, -1.0)",
+        {**NET, "loss": {"kind": "cross_entropy", "weights": [1, -1]}}, "loss: loss: weight -1.0: expected a finite",
+    ),
+    "beyond float32": ({**NET, "optimizer": {"kind": "sgd", "rate": 1e39}}, "optimizer: SGD: rate 1e+39: expected a "),
+    "beyond int32": ({**NET, "train": {"batch": 3 * 10**9}}, "train.batch: expected less than or equal to 2147483647"),
+    "too many outputs": ({"net": {"preset": "mlp4", "outputs": 10**19}}, "net.outputs: expected less than or equal to"),
+    "epsilon": ({**NET, "optimizer": {"kind": "adamw", "epsilon": 0}}, "optimizer: AdamW: epsilon 0.0: expected"),
+    "channels": (
+        {"net": {"stem": {"layer": "dense", "channels": 0}, "backbone": []}}, "net.stem: Dense: channels 0: expected a",
     ),
     "no weights": ({**NET, "loss": {"kind": "cross_entropy", "weights": []}}, "loss: CrossEntropy(weights=()"),
     "steps before warmup": (

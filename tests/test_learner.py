@@ -132,7 +132,7 @@ def test_standardisation():
     before = state(learner)
     for wrong in (mean[:3], [np.nan] * 4, [1, 2, 3, np.inf]):
         for pair in ((mean + 1, wrong), (wrong, scale)):
-            with pytest.raises(UsageError, match=r"3 numbers for 4 channels|not finite"):
+            with pytest.raises(UsageError, match=r"3 numbers for 4 channels|expected a finite"):
                 learner.set_standardisation(*pair)
     assert state(learner) == before
 
