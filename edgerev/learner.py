@@ -17,7 +17,7 @@ from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
 from edgerev.losses import Loss, MeanSquaredError
 from edgerev.net import Net
-from edgerev.numbers import FLOAT32_MAX, finite32
+from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
 from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe, Schedule
@@ -78,8 +78,7 @@ class Learner:
         self._set_up(net, recipe, seed, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
 
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"seed {seed}: expected 0 .. 2**63 - 1")
+        whole("seed", seed, 0, 2**63 - 1)
         choice = choose(net, recipe, threads=threads, **options)
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
         self.position, self.classes, self.columns = Position(), list[str](), list[str]()

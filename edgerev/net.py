@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 
 from edgerev.errors import NetError
 from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
-from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, of_type, settle, whole
 
 StateType = Literal["int32", "int16", "float32"]
 
@@ -31,8 +31,14 @@ class Block:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        for letter in ("F", "G"):
+            layers = getattr(self, letter)
+            of_type(f"Block: {letter}", layers, (tuple, list), "(Dense(8), ReLU(), Dense(8))", NetError)
+            for layer in layers:
+                of_type(f"Block: a layer of {letter}", layer, Layer, "Dense(8)", NetError)
         object.__setattr__(self, "F", tuple(self.F))
         object.__setattr__(self, "G", tuple(self.G) or self.F)
+        settle(self, NetError, repeat=(whole, 1, INT32_MAX))
 
     def to_dict(self) -> dict:
         """Return the block as plain data."""
@@ -111,10 +117,16 @@ class Net:
     half_shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        of_type("input_shape", self.input_shape, (tuple, list), "(28, 28, 1)", NetError)
+        of_type("backbone", self.backbone, (tuple, list), "(Block((Dense(8),)),)", NetError)
+        for part in self.backbone:
+            of_type("a part of the backbone", part, (Block, Squeeze), "Block((Dense(8),)) or Squeeze()", NetError)
+        of_type("head", self.head, Head, "Head(10)", NetError)
+        if not 1 <= len(self.input_shape) <= 3:
+            raise NetError(f"input_shape {self.input_shape}: expected one to three sizes; change it")
+        sizes = (whole("input_shape: size", size, 1, INT32_MAX, NetError) for size in self.input_shape)
+        object.__setattr__(self, "input_shape", tuple(sizes))
         object.__setattr__(self, "backbone", tuple(self.backbone))
-        if not 1 <= len(self.input_shape) <= 3 or min(self.input_shape) < 1:
-            raise NetError(f"input_shape {self.input_shape}: expected one to three sizes, each at least 1")
         if not isinstance(self.stem, (Dense, Conv1d, Conv2d, Pointwise)):
             raise NetError(f"stem {self.stem}: expected Dense, Conv1d, Conv2d or Pointwise")
         if self.state not in ("int32", "int16", "float32"):
@@ -143,8 +155,6 @@ class Net:
                 shape = squeezed(shape)
                 yield part
                 continue
-            if part.repeat < 1:
-                raise NetError(f"block {index}: repeat must be at least 1, not {part.repeat}")
             for _ in range(part.repeat):
                 for letter, layers, source in (("F", part.F, 1), ("G", part.G, 0)):
                     name = f"block{index}.{letter}"

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
-from edgerev.numbers import FLOAT32_MAX, INT32_MAX, finite32, settle, whole
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, finite32, of_type, settle, whole
 from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
 
 
@@ -56,6 +56,12 @@ class Recipe:
 
     def __post_init__(self) -> None:
         settle(self, batch=(whole, 1, INT32_MAX))
+        for name, kind, example in (
+            ("optimizer", Optimizer, "AdamW(1e-3)"), ("rate_schedule", RateSchedule, 'RateSchedule(warmup=100)'),
+            ("loss", Loss, "CrossEntropy()"), ("augment", Augment, "Augment(shift=1)"),
+            ("clip", (Clip, type(None)), "Clip(1.0) or None"),
+        ):
+            of_type(name, getattr(self, name), kind, example, UsageError)
 
 
 @dataclass(frozen=True)
@@ -77,10 +83,12 @@ class Schedule:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.chunk < 1 or self.micro_batch % self.chunk:
+        settle(
+            self, micro_batch=(whole, 1, INT32_MAX), chunk=(whole, 1, INT32_MAX), stored=(whole, 0, INT32_MAX),
+            threads=(whole, 1, MAX_THREADS),
+        )
+        if self.micro_batch % self.chunk:
             raise UsageError(f"{self}: chunk must divide micro_batch")
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise UsageError(f"threads {self.threads}: expected 1 .. {MAX_THREADS}")
 
     @property
     def name(self) -> str:

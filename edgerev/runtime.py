@@ -10,9 +10,10 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerev.arena import Plan
-from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError, UsageError
+from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
+from edgerev.numbers import whole
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
 
@@ -91,8 +92,7 @@ class Runtime:
     """
 
     def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
-        if not 1 <= threads <= program.threads:
-            raise UsageError(f"threads {threads}: this program was lowered for 1 to {program.threads}")
+        whole("threads", threads, 1, program.threads)
         self.program, self.plan, self.threads = program, plan, threads
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)
@@ -157,8 +157,7 @@ class Runtime:
         DataError, NumericError
             An instruction met bad input or left its range; the message names the block.
         """
-        if not 1 <= n <= self.program.batch:
-            raise UsageError(f"{n} samples; this program was lowered for 1 to {self.program.batch}")
+        whole("samples", n, 1, self.program.batch)
         first, last = self.program.sections[section]
         if until:
             last = self.program.sections[until][1]

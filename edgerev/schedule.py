@@ -7,6 +7,7 @@ schedule fits, first the workspace is cut into chunks of samples, then the state
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -15,7 +16,8 @@ from edgerev.arena import Plan, plan
 from edgerev.errors import BudgetError, NetError, UsageError
 from edgerev.lower import lower
 from edgerev.net import Block, Function, Net, Squeeze
-from edgerev.program import Program
+from edgerev.numbers import of_type, whole
+from edgerev.program import MOST_TENSOR_BYTES, Program
 from edgerev.recipe import Recipe, Schedule
 from edgerev.tools.memory import parse_bytes
 
@@ -48,9 +50,16 @@ def choose(
     BudgetError
         No schedule fits; the message has the bytes needed, the bytes given and what would fit.
     """
+    of_type("net", net, Net, 'preset("mlp16")', NetError)
+    of_type("schedule", schedule, (str, Schedule), '"reversible"', UsageError)
     if isinstance(schedule, str) and schedule not in ("reversible", "stored"):
         raise UsageError(f"schedule {schedule!r}: expected reversible or stored, or a budget")
+    if isinstance(schedule, Schedule) and schedule.micro_batch > recipe.batch:
+        raise UsageError(f"{schedule}: expected a micro_batch of at most the batch, {recipe.batch}; lower it")
+    whole("data_bytes", data_bytes, 0, MOST_TENSOR_BYTES)
     budget = parse_bytes(budget) if isinstance(budget, str) else budget
+    if budget is not None:
+        whole("budget", budget, 1, sys.maxsize)
     search = _Search(net, recipe, data_bytes, threads)
     batch, functions = recipe.batch, search.functions
     if budget is None:

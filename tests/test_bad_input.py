@@ -11,9 +11,9 @@ from edgerev.errors import BudgetError, CheckpointError, DataError, NetError, Nu
 from edgerev.layers import Conv2d, Dense, GroupNorm, ReLU
 from edgerev.learner import Learner
 from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
-from edgerev.net import Block, Head, Net
+from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
-from edgerev.recipe import Augment
+from edgerev.recipe import Augment, Schedule
 
 X, Y = toys.rows(10)
 
@@ -291,10 +291,22 @@ ARGUMENTS = {
     "batch": ({"batch": 0}, UsageError, r"Recipe: batch 0: expected a whole number, 1 \.\. 2147483647; change it"),
     "huge batch": ({"batch": 3 * 10**9}, UsageError, r"batch 3000000000: expected a whole number, 1 \.\. 2147483647"),
     "more than there is": ({"batch": 2**31 - 1}, BudgetError, "the arena needs|would have"),
-    "threads": ({"threads": 0}, UsageError, r"threads 0: expected 1 \.\. 16"),
-    "many threads": ({"threads": 17}, UsageError, r"threads 17: expected 1 \.\. 16"),
-    "negative seed": ({"seed": -1}, UsageError, r"seed -1: expected 0 \.\. 2\*\*63 - 1"),
-    "large seed": ({"seed": 2**63}, UsageError, r"seed 9223372036854775808: expected 0"),
+    "batch of another type": ({"batch": 16.0}, UsageError, r"batch 16\.0: expected a whole number"),
+    "threads": ({"threads": 0}, UsageError, r"threads 0: expected a whole number, 1 \.\. 16"),
+    "many threads": ({"threads": 17}, UsageError, r"threads 17: expected a whole number, 1 \.\. 16"),
+    "half a thread": ({"threads": 1.5}, UsageError, r"threads 1\.5: expected a whole number, 1 \.\. 16"),
+    "negative seed": ({"seed": -1}, UsageError, r"seed -1: expected a whole number, 0 \.\. 9223372036854775807"),
+    "large seed": ({"seed": 2**63}, UsageError, r"seed 9223372036854775808: expected a whole number, 0"),
+    "half a seed": ({"seed": 1.5}, UsageError, r"seed 1\.5: expected a whole number, 0"),
+    "data": ({"data_bytes": -1}, UsageError, r"data_bytes -1: expected a whole number, 0"),
+    "half a byte": ({"budget": 0.5}, UsageError, r"budget 0\.5: expected a whole number, 1"),
+    "optimizer": ({"optimizer": "adamw"}, UsageError, r"optimizer 'adamw': expected such as AdamW\(1e-3\), not str; p"),
+    "loss": ({"loss": CrossEntropy}, UsageError, r"loss .*: expected such as CrossEntropy\(\), not type; pass one"),
+    "rates": ({"rate_schedule": "cosine"}, UsageError, r"rate_schedule 'cosine': expected such as RateSchedule\("),
+    "clip": ({"clip": 1.0}, UsageError, r"clip 1\.0: expected such as Clip\(1\.0\) or None, not float"),
+    "augment": ({"augment": True}, UsageError, r"augment True: expected such as Augment\(shift=1\), not bool"),
+    "schedule of another type": ({"schedule": 5}, UsageError, 'schedule 5: expected such as "reversible", not int'),
+    "micro-batch": ({"schedule": Schedule(32, 32)}, UsageError, "expected a micro_batch of at most the batch, 16; low"),
     "schedule": ({"schedule": "fast"}, UsageError, "schedule 'fast': expected reversible or stored, or a budget"),
     "budget": ({"budget": 1000}, BudgetError, r"needs \d+ bytes .*; the budget is 1000\. Not even one block fits"),
     "weights": ({"loss": CrossEntropy((1, 2))}, UsageError, "loss has 2 weights, the head 3 outputs; give one for"),
@@ -321,8 +333,21 @@ def test_bad_descriptions():
     ):
         with pytest.raises(UsageError, match=match):
             make_it()
+    for sizes in ((0, 1), (-4, 1), (4, 0), (4, 1.0), (4, 1, -1)):
+        with pytest.raises(UsageError, match=r"Schedule: .*: expected a whole number, [01] \.\."):
+            Schedule(*sizes)
     for make_it, match in (
-        (lambda: Net((0,), Dense(8), (), Head(3)), r"input_shape \(0,\): expected"),
+        (lambda: Net((0,), Dense(8), (), Head(3)), "input_shape: size 0: expected a whole number, 1"),
+        (lambda: Net((), Dense(8), (), Head(3)), r"input_shape \(\): expected one to three sizes"),
+        (lambda: Net((4.0,), Dense(8), (), Head(3)), r"input_shape: size 4\.0: expected a whole number"),
+        (lambda: Net(4, Dense(8), (), Head(3)), r"input_shape 4: expected such as \(28, 28, 1\), not int; pass one"),
+        (lambda: Net((4,), Dense(8), [Dense(4)], Head(3)), r"a part of the backbone Dense.*: expected such as Block"),
+        (lambda: Net((4,), Dense(8), Block((Dense(4),)), Head(3)), r"backbone Block.*: expected such as \(Block"),
+        (lambda: Net((4,), Dense(8), (), 5), r"head 5: expected such as Head\(10\), not int; pass one"),
+        (lambda: Block(F=Dense(8)), r"Block: F Dense\(channels=8\): expected such as \(Dense\(8\), ReLU"),
+        (lambda: Block([Squeeze()]), r"Block: a layer of F Squeeze\(\): expected such as Dense\(8\), not Squeeze"),
+        (lambda: Block((Dense(4),), repeat=0), "Block: repeat 0: expected a whole number, 1"),
+        (lambda: Learner("mlp4"), r'net \'mlp4\': expected such as preset\("mlp16"\), not str; pass one'),
         (lambda: Net((4,), Dense(7), (), Head(3)), "odd number of channels .* use an even one"),
         (lambda: Net((4,), Dense(8), (Block((Dense(5),)),), Head(3)), r"block0\.F: .* must keep the shape \(4,\)"),
         (lambda: Head(0), r"Head: outputs 0: expected a whole number, 1 \.\."),

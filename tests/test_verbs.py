@@ -267,7 +267,7 @@ def test_plan(cli, work):
 @pytest.mark.parametrize(("arguments", "match"), [
     ([], "give either --preset or --config"), (["--preset", "mlp4", "--config", "x"], "give either --preset or --conf"),
     (["--preset", "lenet"], "no preset 'lenet'; expected"), (["--preset", "mlp4", "--input", "4x"], "expected sizes"),
-    (["--preset", "mlp4", "--input", "0"], "each at least 1"), (["--preset", "mlp4", "--batch", "0"], "batch 0: exp"),
+    (["--preset", "mlp4", "--input", "0"], "size 0: expected"), (["--preset", "mlp4", "--batch", "0"], "batch 0: exp"),
     (["--preset", "mlp4", "--outputs", "0"], "outputs 0: e"), (["--preset", "mlp4", "--budget", "8x"], "not a s"),
     (["--preset", "images", "--input", "28x28"], "is for samples like"), (["--config", "none.toml"], "No such file"),
     (["--preset", "mlp4", "--schedule", "fast"], "invalid choice"), (["--preset", "mlp4", "--batch", "x"], "invalid"),
