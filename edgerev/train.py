@@ -217,7 +217,7 @@ class Trainer:
 
     def _epoch(self, index: int, epoch: int, feed: Feed, shown: Progress) -> None:
         count, batch = len(feed.records), self.config.train.batch
-        order = Permutation(count, self.config.train.seed, index * self.config.train.epochs + epoch)
+        order = Permutation(count, self.config.train.seed, index << 32 | epoch)  # whatever `epochs` is
         report = self.learner.runtime.view("report")
         start = self.learner.position.sample
         loss, correct = self.learner.position.loss if start else 0.0, 0.0

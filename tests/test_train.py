@@ -13,6 +13,7 @@ import toys
 
 import harness
 from edgerev.contents import peek
+from edgerev.data import Permutation
 from edgerev.errors import CheckpointError, ConfigError, DataError
 from edgerev.evaluate import evaluate
 from edgerev.learner import Learner
@@ -293,6 +294,26 @@ def test_what_may_change_on_resuming(data, whole, tmp_path):
     trainer.resume()
     assert trainer.run().accuracy > 0.9
     assert Learner.load(str(output)).recipe.optimizer.rate == 0.01
+
+
+def test_the_order_of_an_epoch_does_not_depend_on_how_many_there_are(data, monkeypatch):
+    """Else training that is resumed with more epochs within one would see some samples twice, and others never."""
+    orders = []
+
+    class Recorded(Permutation):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            orders.append(tuple(self))
+
+    monkeypatch.setattr("edgerev.train.Permutation", Recorded)
+    seen = []
+    for epochs in (2, 3):
+        trainer = toys.trainer({**CONTINUAL, "train": {"epochs": epochs, "batch": 4}}, data["continual"], None)
+        orders.clear()
+        trainer.run()
+        assert len(orders) == 3 * epochs == len(set(orders))
+        seen.append([orders[epochs * experience : epochs * experience + 2] for experience in range(3)])
+    assert seen[0] == seen[1]
 
 
 def test_weights_of_the_loss_are_the_configuration_s(data, tmp_path):
