@@ -345,8 +345,8 @@ class Learner:
         found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
         for number, (name, region) in enumerate(zip(self._program.names, self._program.regions)):
             if region in KEPT:
-                shape = self._program.decode_tensor(number).shape
-                found.append((name, "F32", shape, self.runtime.view(number).cast("B")))
+                tensor = self._program.decode_tensor(number)
+                found.append((name, tensor.dtype.name, tensor.shape, self.runtime.view(number).cast("B")))
         return found
 
     def restore(self, path: str) -> None:
