@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +12,12 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
+from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe
+from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
+KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
@@ -92,6 +96,37 @@ def peek(path: str) -> Contents:
         raise CheckpointError(
             f"{path} has metadata that cannot be used ({error!r}); expected a checkpoint made by edgerev; make it again"
         ) from error
+
+
+def kept_tensors(runtime: Runtime) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Return name, dtype, shape and bytes of each tensor that a checkpoint keeps."""
+    program = runtime.program
+    counters, scalars = runtime.view("counters"), runtime.view("scalars")
+    found: list[tuple[str, str, tuple[int, ...], memoryview]] = []
+    found.append(("counters", "I64", (len(counters),), counters.cast("B")))
+    found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
+    for number, (name, region) in enumerate(zip(program.names, program.regions)):
+        if region in KEPT:
+            tensor = program.decode_tensor(number)
+            found.append((name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")))
+    return found
+
+
+def check_finite(path: str, runtime: Runtime) -> None:
+    """Refuse to write parameters that are not finite.
+
+    Raises
+    ------
+    CheckpointError
+        The message names the first tensor that holds NaN or infinity.
+    """
+    for number, region in enumerate(runtime.program.regions):
+        # Python adds in float64, so the sum is finite if and only if all of them are
+        if region is Region.PARAMETERS and not math.isfinite(sum(runtime.view(number))):
+            raise CheckpointError(
+                f"{path} was not written: {runtime.program.names[number]} holds NaN or infinity; expected finite "
+                "parameters; load the last checkpoint, and lower the learning rate"
+            )
 
 
 def _recipe_from_dict(data: dict) -> Recipe:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -11,7 +10,7 @@ from typing import Any, NamedTuple
 
 from edgerev import checkpoint
 from edgerev.batch import Batch, Values, argmax
-from edgerev.contents import Position, check_alike, peek, to_metadata
+from edgerev.contents import Position, check_alike, check_finite, kept_tensors, peek, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
@@ -25,7 +24,6 @@ from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
 SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
-KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 
 
 class Report(NamedTuple):
@@ -120,7 +118,7 @@ class Learner:
     def stored_sample_bytes(self) -> int:
         """Bytes that a checkpoint writes of regions through which samples pass."""
         regions = dict(zip(self._program.names, self._program.regions))
-        return sum(view.nbytes for name, _, _, view in self._kept_tensors() if regions[name] not in SAMPLE_FREE)
+        return sum(view.nbytes for name, _, _, view in kept_tensors(self.runtime) if regions[name] not in SAMPLE_FREE)
 
     @property
     def parameters(self) -> int:
@@ -328,26 +326,9 @@ class Learner:
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
-        for name, region in zip(self._program.names, self._program.regions):
-            # Python adds in float64, so the sum is finite if and only if all of them are
-            if region is Region.PARAMETERS and not math.isfinite(sum(self.runtime.view(name))):
-                raise CheckpointError(
-                    f"{path} was not written: {name} holds NaN or infinity; expected finite parameters; load the last "
-                    "checkpoint, and lower the learning rate"
-                )
+        check_finite(path, self.runtime)
         metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position)
-        checkpoint.save(path, self._kept_tensors(), metadata)
-
-    def _kept_tensors(self) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
-        found: list[tuple[str, str, tuple[int, ...], memoryview]] = []
-        found.append(("counters", "I64", (len(self._counters),), self._counters.cast("B")))
-        scalars = self.runtime.view("scalars")
-        found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
-        for number, (name, region) in enumerate(zip(self._program.names, self._program.regions)):
-            if region in KEPT:
-                tensor = self._program.decode_tensor(number)
-                found.append((name, tensor.dtype.name, tensor.shape, self.runtime.view(number).cast("B")))
-        return found
+        checkpoint.save(path, kept_tensors(self.runtime), metadata)
 
     def restore(self, path: str) -> None:
         """Take parameters, optimizer, sums and training position from a checkpoint of the same net and optimizer.
@@ -359,7 +340,7 @@ class Learner:
         """
         found = peek(path)
         check_alike(path, found, self.net, self.recipe)
-        checkpoint.load(path, {name: view for name, _, _, view in self._kept_tensors()})
+        checkpoint.load(path, {name: view for name, _, _, view in kept_tensors(self.runtime)})
         self._set_loss_weights()
         self.rate_factor = 1.0
         self.classes, self.columns, self.position = found.classes, found.columns, found.position
