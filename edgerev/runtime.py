@@ -154,10 +154,13 @@ class Runtime:
 
         Raises
         ------
+        UsageError
+            The section takes fewer samples, or none.
         DataError, NumericError
             An instruction met bad input or left its range; the message names the block.
         """
-        whole("samples", n, 1, self.program.batch)
+        most = min(self.program.most_samples[name] for name in (section, until or section))
+        whole(f"samples for {section}", n, 1, most)
         first, last = self.program.sections[section]
         if until:
             last = self.program.sections[until][1]

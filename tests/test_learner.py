@@ -12,7 +12,7 @@ from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
 from edgerev.presets import preset
-from edgerev.program import Region
+from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Schedule
 
 DENSE = Net((4,), Dense(16), (Block((Dropout(0.1), Dense(8), ReLU(), Dense(8)), repeat=2),), Head(3))
@@ -279,6 +279,26 @@ def test_a_bad_batch_is_the_end_of_a_call():
     with pytest.raises(DataError, match="sample 1 of the batch"):
         learner.learn_many(x, Y)
     assert state(learner) == state(ref)
+
+
+def test_no_section_takes_more_samples_than_its_tensors_hold():
+    """Those beyond the micro-batch would be what lies there from before."""
+    net = Net((4,), Dense(16), (Block((Dense(8),)),), Head(3, kind="ridge"))
+    for learner in (Learner(net, batch=16, schedule=Schedule(8, 4)), Learner(net, batch=16, schedule=Schedule(5, 5))):
+        most = learner.schedule.micro_batch
+        learner.remember_many(X, Y)
+        for call in (learner.predict_step, learner.remember_step):
+            for n in (0, most + 1, 16, 1.0):
+                with pytest.raises(UsageError, match=rf"samples for encode .*: expected a whole .* {most}; c"):
+                    call(n)
+        learner.remember_step(most)
+        learner.predict_step(most)
+        learner.step(16)
+        with pytest.raises(UsageError, match=r"samples for train 17: expected a whole number, 1 \.\. 16"):
+            learner.step(17)
+    program = Program.from_bytes(learner._program.to_bytes())
+    assert program.most_samples == learner._program.most_samples
+    assert program.sections == learner._program.sections
 
 
 # -- the ridge head ------------------------------------------------------------------------------------------------
