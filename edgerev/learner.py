@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
@@ -13,6 +14,7 @@ from edgerev.batch import Batch, Values, argmax
 from edgerev.contents import Position, check_alike, check_finite, kept_tensors, peek, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
+from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
 from edgerev.losses import Loss, MeanSquaredError
 from edgerev.net import Net
@@ -42,7 +44,7 @@ class Report(NamedTuple):
 
 
 class Learner:
-    """Train and use a reversible net in one fixed allocation.
+    """Train and use a reversible net in one fixed allocation; for one thread at a time, others get a UsageError.
 
     Parameters
     ----------
@@ -77,6 +79,7 @@ class Learner:
 
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
         whole("seed", seed, 0, 2**63 - 1)
+        self._turn = threading.RLock()
         choice = choose(net, recipe, threads=threads, **options)
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
         self.position, self.classes, self.columns = Position(), list[str](), list[str]()
@@ -125,6 +128,7 @@ class Learner:
         """Trainable numbers of stem, backbone and head."""
         return self._program.trainable
 
+    @exclusive
     def set_standardisation(self, mean: Any, scale: Any) -> None:
         """Let every input be taken as ``(x - mean) * scale``; both hold one number for each channel."""
         tables = [
@@ -173,6 +177,7 @@ class Learner:
 
     # -- learning ---------------------------------------------------------------------------------------------
 
+    @exclusive
     def learn_many(self, x: Any, y: Any) -> Report:
         """Train on samples in their order, `batch` at a time, one step each.
 
@@ -202,12 +207,14 @@ class Learner:
         samples = self._batch.samples(x)
         return samples, self._batch.targets(y, samples.size)
 
+    @exclusive
     def learn_one(self, x: Any, y: Any) -> Report:
         """Train on one sample; see `learn_many`."""
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
         self.step(1)
         return Report(self._report[0], self._report[1], 1)
 
+    @exclusive
     def step(self, n: int) -> None:
         """Take a training step on the `n` samples that lie in the arena's input already."""
         if self._torn:
@@ -224,6 +231,7 @@ class Learner:
                 error.status, error.row,
             ) from error
 
+    @exclusive
     def remember_many(self, x: Any, y: Any) -> None:
         """Add samples to the sums of a ridge head, with the features that the backbone gives now."""
         self._need_ridge()
@@ -231,12 +239,14 @@ class Learner:
         for first in range(0, samples.size, self.schedule.micro_batch):
             self.remember_step(self._batch.fill(samples, targets, first, self.schedule.micro_batch))
 
+    @exclusive
     def remember_step(self, n: int) -> None:
         """Add the `n` samples that lie in the arena's input to the sums of a ridge head."""
         self.runtime.run("encode", n, until="forward")
         self.runtime.run("ridge_add", n)
         self._stale = True
 
+    @exclusive
     def forget(self) -> None:
         """Set the sums of a ridge head to zero."""
         self._need_ridge()
@@ -249,6 +259,7 @@ class Learner:
 
     # -- predicting -------------------------------------------------------------------------------------------
 
+    @exclusive
     def predict_step(self, n: int) -> None:
         """Compute the probabilities of the `n` samples, one micro-batch at most, that lie in the arena's input."""
         if self._stale:
@@ -256,6 +267,7 @@ class Learner:
             self._stale = False
         self.runtime.run("encode", n, until="read_out")
 
+    @exclusive
     def predict_proba_many(self, x: Any) -> Any:
         """Return ``(samples, outputs)`` float32: probabilities, or values for the mean squared error.
 
@@ -270,16 +282,19 @@ class Learner:
             self._batch.collect(result, first, n)
         return result
 
+    @exclusive
     def predict_proba_one(self, x: Any) -> list[float]:
         """Return the probability of each class, or each output's value, for one sample."""
         self._batch.fill(self._batch.sample(x), None, 0, 1)
         self.predict_step(1)
         return self._batch.first_result()
 
+    @exclusive
     def predict_many(self, x: Any) -> Any:
         """Return ``(samples,)`` class numbers; 0 or 1 for each output of a binary loss; values for squared error."""
         return argmax(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
 
+    @exclusive
     def predict_one(self, x: Any) -> Any:
         """Return the class number, or a list with 0 or 1 or the value for each output, for one sample."""
         return self.answer(self.predict_proba_one(x))
@@ -292,14 +307,17 @@ class Learner:
 
     # -- the bijection ----------------------------------------------------------------------------------------
 
+    @exclusive
     def transform(self, x: Any) -> Any:
         """Return the backbone's output, ``(samples, ...)`` float64: both halves joined along channels."""
         return self._states(x, "forward")
 
+    @exclusive
     def encode(self, x: Any) -> Any:
         """Return the backbone's input (the stem's output), ``(samples, ...)`` float64, as it is on the grid."""
         return self._states(x, "encode")
 
+    @exclusive
     def invert(self, output: Any) -> Any:
         """Return the backbone's input for an output of `transform`; the same numbers as `encode`, bit for bit."""
         output = self._batch.check_outputs(output)
@@ -313,6 +331,7 @@ class Learner:
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
+    @exclusive
     def save(self, path: str) -> None:
         """Write a checkpoint; the previous one is kept beside it.
 
@@ -330,6 +349,7 @@ class Learner:
         metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position)
         checkpoint.save(path, kept_tensors(self.runtime), metadata)
 
+    @exclusive
     def restore(self, path: str) -> None:
         """Take parameters, optimizer, sums and training position from a checkpoint of the same net and optimizer.
 

@@ -1,5 +1,7 @@
 """The learner's verbs: learning one by one or many, the bijection, checkpoints, the ridge head."""
 
+import threading
+
 import numpy as np
 import pytest
 import toys
@@ -299,6 +301,35 @@ def test_no_section_takes_more_samples_than_its_tensors_hold():
     program = Program.from_bytes(learner._program.to_bytes())
     assert program.most_samples == learner._program.most_samples
     assert program.sections == learner._program.sections
+
+
+def test_a_learner_in_use_by_another_thread_is_refused():
+    learner = Learner(DENSE)
+    before = state(learner)
+    begun, over = threading.Event(), threading.Event()
+
+    def use():
+        with learner._turn:
+            begun.set()
+            over.wait(60)
+
+    thread = threading.Thread(target=use)
+    thread.start()
+    assert begun.wait(60)
+    calls = (
+        lambda: learner.learn_many(X, Y), lambda: learner.learn_one(X[0], 0), lambda: learner.step(1),
+        lambda: learner.predict_many(X), lambda: learner.predict_one(X[0]), lambda: learner.transform(X),
+        lambda: learner.save("never"), lambda: learner.set_standardisation([0] * 4, [1] * 4),
+    )
+    try:
+        for call in calls:
+            with pytest.raises(UsageError, match=r"was called while another thread uses this Learner; expected one c"):
+                call()
+    finally:
+        over.set()
+        thread.join()
+    assert state(learner) == before
+    learner.learn_many(X, Y)
 
 
 # -- the ridge head ------------------------------------------------------------------------------------------------
