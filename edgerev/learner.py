@@ -221,9 +221,11 @@ class Learner:
             raise NumericError("the model was left half updated by a failed step; load the last checkpoint")
         try:
             self.runtime.run("train", n)
-        except NumericError as error:
-            self._torn = not self._deferred and self._program.has_update(before=error.row)
-            if not self._torn:
+        except (NumericError, KeyboardInterrupt) as error:
+            cause = error.__cause__ if isinstance(error, KeyboardInterrupt) else error
+            failed = isinstance(cause, NumericError) and self._program.has_update(before=cause.row)
+            self._torn = failed and not self._deferred
+            if not self._torn or not isinstance(error, NumericError):
                 raise
             raise NumericError(
                 f"{error}; what comes after it in the net was updated already. Load the last checkpoint and lower the "

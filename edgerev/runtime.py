@@ -158,26 +158,36 @@ class Runtime:
             The section takes fewer samples, or none.
         DataError, NumericError
             An instruction met bad input or left its range; the message names the block.
+        KeyboardInterrupt
+            Its cause is what went wrong besides, or None.
         """
         most = min(self.program.most_samples[name] for name in (section, until or section))
         whole(f"samples for {section}", n, 1, most)
         first, last = self.program.sections[section]
         if until:
             last = self.program.sections[until][1]
-        if self._team is None:
-            failed = self._call(first, last, n, 0)
-        else:
-            failed = self._team.run(first, last, n)
-        if failed:
-            self._raise(failed - 1)
+        try:
+            if self._team is None:
+                self._call(first, last, n, 0)
+            else:
+                self._team.run(first, last, n)
+        except KeyboardInterrupt as interrupt:  # it came while the kernels ran, and they ran to their end
+            raise interrupt from self._failure()
+        failure = self._failure()
+        if failure is not None:
+            raise failure
 
-    def _raise(self, thread: int) -> None:
-        start = thread * layout.STATUS_LINE
-        code, row, sample = self.status[start : start + 3]
+    def _failure(self) -> EdgerevError | None:
+        """Return what went wrong first in the program's order, and clear the status."""
+        lines = (self.status[start : start + 3].tolist() for start in range(0, len(self.status), layout.STATUS_LINE))
+        found = [line for line in lines if line[layout.S_CODE]]
+        if not found:
+            return None
+        code, row, sample = min(found, key=lambda line: line[layout.S_ROW])
         for index in range(len(self.status)):
             self.status[index] = 0
         kind, text = _MESSAGES[Status(code)]
         block = self.program.rows[row * layout.ROW + layout.BLOCK]
         name = self.program.blocks[block] if block >= 0 else "the program"
         message = text.format(block=name, sample=sample)
-        raise NumericError(message, Status(code), row) if kind is NumericError else kind(message)
+        return NumericError(message, Status(code), row) if kind is NumericError else kind(message)

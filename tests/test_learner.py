@@ -261,6 +261,44 @@ def test_a_torn_model_says_so_until_it_is_restored(tmp_path):
     assert path.read_bytes() == saved
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_interrupt_during_a_step_that_failed(threads, tmp_path, monkeypatch):
+    """The kernels run to their end, so the model is torn, and the next batch is not to blame."""
+    learner = explosive(threads=threads)
+    owner, name = (learner.runtime._team, "run") if threads > 1 else (learner.runtime, "_call")
+    run = getattr(owner, name)
+
+    def interrupted(*arguments):
+        run(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(owner, name, interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            learner.learn_many(X[:, :3], Y)
+    assert "gradient of block1.F is not finite" in str(caught.value.__cause__)
+    assert not any(learner.runtime.status)
+    with pytest.raises(CheckpointError, match="half updated"):
+        learner.save(str(tmp_path / "m.edgerev"))
+
+
+def test_an_interrupt_during_a_step_that_did_not_fail(monkeypatch):
+    ref, learner = Learner(DENSE), Learner(DENSE)
+    ref.learn_many(X[:16], Y[:16])
+    run = learner.runtime._call
+
+    def interrupted(*arguments):
+        run(*arguments)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(learner.runtime, "_call", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            learner.learn_many(X, Y)
+    assert state(learner) == state(ref)
+    learner.learn_many(X, Y)
+
+
 @pytest.mark.parametrize("options", [{"atomic": True}, {"clip": Clip(1.0, "global")}, {"schedule": Schedule(4, 4)}])
 def test_a_deferred_update_leaves_the_model_as_it_was(options):
     learner = explosive(**options)
