@@ -1,5 +1,7 @@
 """The learner's verbs: learning one by one or many, the bijection, checkpoints, the ridge head."""
 
+import os
+import signal
 import threading
 
 import numpy as np
@@ -368,6 +370,23 @@ def test_a_learner_in_use_by_another_thread_is_refused():
         thread.join()
     assert state(learner) == before
     learner.learn_many(X, Y)
+
+
+def test_a_forked_child_has_threads_of_its_own():
+    learner, ref = Learner(DENSE, threads=2), Learner(DENSE)
+    for each in (learner, ref):
+        each.learn_many(X, Y)
+    answers, (ours, theirs) = ref.predict_proba_many(X), os.pipe()
+    child = os.fork()
+    if child == 0:
+        signal.alarm(60)  # it would hang, not fail
+        os.write(theirs, learner.predict_proba_many(X).tobytes())
+        os._exit(0)
+    os.close(theirs)
+    with open(ours, "rb") as file:
+        assert file.read() == answers.tobytes()
+    assert os.waitpid(child, 0)[1] == 0
+    assert (learner.predict_proba_many(X) == answers).all()
 
 
 # -- the ridge head ------------------------------------------------------------------------------------------------
