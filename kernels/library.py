@@ -73,19 +73,32 @@ def build(target: Target) -> Path:
         The compiler is missing or failed (the message ends with what it said), or no folder can be written.
     """
     path = object_path(target)
-    if path.exists():
+    if _is_whole(path):
         return path
     if path in _unkept:
         return Path(_unkept[path].name) / path.name
     with _lock(path.parent / f"{target.name}.lock"):
-        if path.exists():  # compiled while this process waited
+        if _is_whole(path):  # compiled while this process waited
             return path
         data = _compile(target)
         try:
+            _write(_digest_path(path), hashlib.sha256(data).hexdigest().encode())
             _write(path, data)
             return path
         except OSError as reason:
             return _write_unkept(path, data, reason)
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the object is there, with the bytes that were compiled: linking others would crash the process."""
+    try:
+        return _digest_path(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError:
+        return False
 
 
 @contextmanager
