@@ -118,7 +118,7 @@ class TrainTable(_Strict):
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1, le=16)
     budget: int | None = Field(default=None, ge=1)
-    schedule: Literal["reversible", "stored"] = "reversible"
+    schedule: Literal["reversible", "stored"] | None = None
     atomic: bool = False
     checkpoint_steps: int = Field(default=0, ge=0)
 
@@ -279,6 +279,9 @@ def _cross_checks(data: dict[str, Any]) -> list[str]:
     net, loss = data.get("net"), data.get("loss")
     if not isinstance(net, dict):
         return problems
+    train = data.get("train")
+    if isinstance(train, dict) and {"budget", "schedule"} <= train.keys():
+        problems.append("train.schedule: a budget chooses the schedule; leave one of the two out")
     parts = [key for key in ("stem", "backbone") if key in net]
     if len(parts) != (0 if "preset" in net else 2):
         problems.append("net: expected either preset, or both stem and backbone")

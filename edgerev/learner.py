@@ -51,7 +51,7 @@ class Learner:
     net : the net
     optimizer, loss, batch, rate_schedule, clip, augment, atomic : see `Recipe`
     budget : most bytes of the arena, also as text ("8MiB"), or None; the fastest schedule that fits is taken
-    schedule : "reversible" or "stored", without a budget
+    schedule : "reversible" (also when left out) or "stored", without a budget
     threads : threads that compute together; results are the same bits for any number
     seed : seed of initial weights, dropout and augmentation
     data_bytes : bytes to set aside in the arena for samples on their way from disk
@@ -67,7 +67,7 @@ class Learner:
     def __init__(
         self, net: Net, *, optimizer: Optimizer | None = None, loss: Loss | None = None, batch: int = 16,
         rate_schedule: RateSchedule | None = None, clip: Clip | None = None, augment: Augment | None = None,
-        atomic: bool = False, budget: int | str | None = None, schedule: str | Schedule = "reversible",
+        atomic: bool = False, budget: int | str | None = None, schedule: str | Schedule | None = None,
         threads: int = 1, seed: int = 0, data_bytes: int = 0,
     ) -> None:
         defaults = Recipe()
@@ -370,7 +370,7 @@ class Learner:
 
     @classmethod
     def load(
-        cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule = "reversible", threads: int = 1,
+        cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule | None = None, threads: int = 1,
         data_bytes: int = 0,
     ) -> Learner:
         """Return the learner that a checkpoint holds, ready to go on.

@@ -163,14 +163,18 @@ class Net:
                 index += 1
 
     @property
+    def depth(self) -> int:
+        """Number of residual functions."""
+        return sum(2 * part.repeat for part in self.backbone if isinstance(part, Block))
+
+    @property
     def branch_scale(self) -> float:
         """Factor on every residual function: 1 / sqrt(number of functions).
 
         With it the variance of the state grows by at most a factor e over all functions, and one learning rate suits
         every depth (depth-muP; Yang et al. 2023, "Tensor programs VI", table 1).
         """
-        count = sum(isinstance(part, Function) for part in self.functions())
-        return 1 / math.sqrt(max(count, 1))
+        return 1 / math.sqrt(max(self.depth, 1))
 
     @property
     def features(self) -> int:

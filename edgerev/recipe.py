@@ -90,7 +90,8 @@ class Schedule:
         if self.micro_batch % self.chunk:
             raise UsageError(f"{self}: chunk must divide micro_batch")
 
-    @property
-    def name(self) -> str:
-        """The kind of schedule in a word."""
-        return "mixed" if self.stored else "reversible"
+    def name(self, depth: int) -> str:
+        """Return the kind of schedule in a word, for a net with `depth` residual functions."""
+        if not self.stored:
+            return "reversible"
+        return "stored" if self.stored == depth else "mixed"

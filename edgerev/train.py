@@ -116,8 +116,8 @@ class Trainer:
         self.learner = Learner(
             config.make_net(train.shape, outputs), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,
             rate_schedule=recipe.rate_schedule, clip=recipe.clip, augment=recipe.augment, atomic=recipe.atomic,
-            budget=config.train.budget, schedule=config.train.schedule, threads=config.train.threads,
-            seed=config.train.seed, data_bytes=staging_bytes(train, batch),
+            budget=config.train.budget, schedule=config.train.schedule,
+            threads=config.train.threads, seed=config.train.seed, data_bytes=staging_bytes(train, batch),
         )
         if train.classes is not None:
             self.learner.classes = list(train.classes)
@@ -143,7 +143,8 @@ class Trainer:
     def _new_report(self) -> TrainingReport:
         learner = self.learner
         return TrainingReport(
-            samples=len(self.split.train), parameters=learner.parameters, schedule=learner.schedule.name,
+            samples=len(self.split.train), parameters=learner.parameters,
+            schedule=learner.schedule.name(learner.net.depth),
             arena_bytes=learner.plan.arena_bytes, activation_bytes=learner.plan.activation_bytes,
             regions={region.value: size for region, (_, size) in learner.plan.regions.items()},
             ready_rss_bytes=self._ready_rss_bytes, stored_sample_bytes=learner.stored_sample_bytes,

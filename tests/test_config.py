@@ -40,7 +40,6 @@ batch = 5
 seed = 9223372036854775807
 threads = 2
 budget = "1.5MiB"
-schedule = "stored"
 atomic = true
 checkpoint_steps = 10
 
@@ -210,6 +209,9 @@ MISTAKES = {
     "another squeeze": (
         {"net": {"stem": {"layer": "dense", "channels": 8}, "backbone": [{"squeeze": 3}]}},
         "net.backbone.0.squeeze: expected 2, not 3",
+    ),
+    "budget and schedule": (
+        {**NET, "train": {"budget": "1MiB", "schedule": "stored"}}, "train.schedule: a budget chooses the schedule; le",
     ),
     "continual without ridge": ({**NET, "continual": {}}, 'continual: needs a head that does not forget; set net.head'),
     "ridge without classes": (

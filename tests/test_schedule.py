@@ -13,6 +13,7 @@ from edgerev.layers import Conv1d, Conv2d, Dense, ReLU
 from edgerev.learner import Learner
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import AdamW, Clip
+from edgerev.presets import preset
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.schedule import choose
 
@@ -141,6 +142,25 @@ def test_budgets_as_text_and_bad_ones():
             choose(net, recipe, budget=bad)
     with pytest.raises(UsageError, match="schedule 'fast': expected reversible or stored, or a budget"):
         choose(net, recipe, schedule="fast")
+
+
+def test_a_budget_and_a_schedule_exclude_each_other():
+    net, recipe = CASES["dense"]
+    for schedule in ("stored", "reversible", Schedule(8, 8)):
+        with pytest.raises(UsageError, match=r"budget 8MiB and schedule .*: expected one of them.*; leave one out"):
+            choose(net, recipe, budget="8MiB", schedule=schedule)
+
+
+def test_storing_everything_may_take_less_than_storing_most():
+    net, recipe = preset("mlp4"), Recipe(1)
+    stored = arena(net, recipe, schedule="stored")
+    assert stored < arena(net, recipe, schedule=Schedule(1, 1, 7))
+    assert choose(net, recipe, budget=stored).schedule.stored == net.depth == 8
+    assert choose(net, recipe, budget="1GiB").schedule.stored == 8
+
+
+def test_the_name_of_a_schedule():
+    assert [Schedule(4, 2, stored).name(8) for stored in (0, 1, 7, 8)] == ["reversible", "mixed", "mixed", "stored"]
 
 
 def test_staging_for_data_counts():

@@ -31,9 +31,9 @@ def run(args: argparse.Namespace) -> int:
     from edgerev.tools.memory import parse_bytes
 
     net, recipe, budget, schedule = _describe(args)
-    if args.budget:
-        budget = parse_bytes(args.budget)
-    choice = choose(net, recipe, budget=budget, schedule=args.schedule or schedule)
+    if args.budget or args.schedule:  # instead of what the configuration says
+        budget, schedule = parse_bytes(args.budget) if args.budget else None, args.schedule
+    choice = choose(net, recipe, budget=budget, schedule=schedule)
     if args.listing:
         for line in choice.program.listing():
             print(line)
@@ -66,7 +66,7 @@ def _describe(args: argparse.Namespace):
     if args.preset is not None:
         net = preset(args.preset, shape, args.outputs, state=args.state or "int32")
         recipe = Recipe(batch=16 if args.batch is None else args.batch)
-        return net, recipe, None, "reversible"
+        return net, recipe, None, None
     from edgerev.config import load_config
 
     config = load_config(args.config)
