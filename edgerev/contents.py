@@ -13,7 +13,7 @@ from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.program import Region
-from edgerev.recipe import Augment, Recipe
+from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
@@ -41,12 +41,19 @@ class Position:
     stream: list[list[int]] = field(default_factory=list)
 
 
+class Memory(NamedTuple):
+    """What was asked for of the arena's size: a budget, a schedule, or neither; see `edgerev.schedule.choose`."""
+
+    budget: int | str | None = None
+    schedule: str | Schedule | None = None
+
+
 class Contents(NamedTuple):
     """What a checkpoint holds besides numbers.
 
     Attributes
     ----------
-    net, recipe, classes, columns, position : see `Learner`
+    net, recipe, classes, columns, position, memory : see `Learner`
     header : its tensors, and the metadata as they stand in the file
     """
 
@@ -55,19 +62,22 @@ class Contents(NamedTuple):
     classes: list[str]
     columns: list[str]
     position: Position
+    memory: Memory
     header: checkpoint.Header
 
 
 def to_metadata(
-    net: Net, recipe: Recipe, classes: list[str], columns: list[str], position: Position
+    net: Net, recipe: Recipe, classes: list[str], columns: list[str], position: Position, memory: Memory
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = asdict(recipe)
     for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
         described[name]["kind"] = _WORDS[type(part)]
+    asked = asdict(memory.schedule) if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
         "classes": json.dumps(classes), "columns": json.dumps(columns), "position": json.dumps(asdict(position)),
+        "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
     }
 
 
@@ -90,7 +100,7 @@ def peek(path: str) -> Contents:
         return Contents(
             Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
             list(json.loads(metadata["classes"])), list(json.loads(metadata["columns"])),
-            Position(**json.loads(metadata["position"])), header,
+            Position(**json.loads(metadata["position"])), _memory_from_dict(json.loads(metadata["memory"])), header,
         )
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
@@ -135,6 +145,11 @@ def _recipe_from_dict(data: dict) -> Recipe:
         data["batch"], OPTIMIZERS[optimizer.pop("kind")](**optimizer), RateSchedule(**data["rate_schedule"]),
         Clip(**clip) if clip else None, LOSSES[loss.pop("kind")](**loss), Augment(**data["augment"]), data["atomic"],
     )
+
+
+def _memory_from_dict(data: dict) -> Memory:
+    schedule = data["schedule"]
+    return Memory(data["budget"], Schedule(**schedule) if isinstance(schedule, dict) else schedule)
 
 
 def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from edgerev import checkpoint
 from edgerev.batch import Batch, Values, argmax
-from edgerev.contents import Position, check_alike, check_finite, kept_tensors, peek, to_metadata
+from edgerev.contents import Memory, Position, check_alike, check_finite, kept_tensors, peek, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
@@ -81,6 +81,7 @@ class Learner:
         whole("seed", seed, 0, 2**63 - 1)
         self._turn = threading.RLock()
         choice = choose(net, recipe, threads=threads, **options)
+        self.memory = Memory(options["budget"], options["schedule"])
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
         self.position, self.classes, self.columns = Position(), list[str](), list[str]()
         self._program = choice.program
@@ -348,7 +349,7 @@ class Learner:
                 "last checkpoint"
             )
         check_finite(path, self.runtime)
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position)
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position, self.memory)
         checkpoint.save(path, kept_tensors(self.runtime), metadata)
 
     @exclusive
@@ -373,7 +374,7 @@ class Learner:
         cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule | None = None, threads: int = 1,
         data_bytes: int = 0,
     ) -> Learner:
-        """Return the learner that a checkpoint holds, ready to go on.
+        """Return the learner that a checkpoint holds, ready to go on; budget and schedule as in training if not given.
 
         Raises
         ------
@@ -382,9 +383,8 @@ class Learner:
         """
         found = peek(path)
         learner = cls.__new__(cls)
-        learner._set_up(
-            found.net, found.recipe, 0, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes
-        )
+        given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
+        learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
         learner.restore(path)
         return learner
 

@@ -492,5 +492,5 @@ def test_samples_in_a_checkpoint_would_be_counted(monkeypatch):
     """The figure is 0 because nothing of the kind is written, not because nobody looks."""
     learner = Learner(preset("mlp4"), batch=4)
     assert learner.stored_sample_bytes == 0
-    monkeypatch.setattr("edgerev.learner.KEPT", (Region.PARAMETERS, Region.IO))
+    monkeypatch.setattr("edgerev.contents.KEPT", (Region.PARAMETERS, Region.IO))
     assert learner.stored_sample_bytes >= 4 * 64 * 4

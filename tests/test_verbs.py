@@ -150,6 +150,30 @@ def test_eval(cli, work, model):
     assert cli("eval", model, "--data", work / "tree.csv", "--label", "tree").code == 1
 
 
+def test_the_budget_of_training_is_that_of_eval_and_predict(cli, work, monkeypatch):
+    (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", 'batch = 8\nbudget = "60kB"'))
+    arena = of(cli(*train(work, "--json")))["arena_bytes"]
+    model, sizes, set_up = work / "model.edgerev", [], Learner._set_up
+
+    def recorded(self, *arguments, **options):
+        set_up(self, *arguments, **options)
+        sizes.append(self.plan.arena_bytes)
+
+    monkeypatch.setattr(Learner, "_set_up", recorded)
+    toys.write_npz(work / "x.npz", toys.rows(3)[0])
+    for command in (("eval", model, "--data", work / "data"), ("predict", model, "--data", work / "x.npz")):
+        for more, expected in (((), arena), (("--threads", 2), None), (("--budget", "1GiB"), None)):
+            assert cli(*command, *more).code == 0
+            assert sizes[-1] <= 60_000 or "1GiB" in more
+            assert expected is None or sizes[-1] == expected
+        assert cli(*command, "--budget", "1kB").code == 2
+    assert of(cli("inspect", model, "--json"))["memory"] == {"budget": 60_000, "schedule": None}
+    stored = Learner.load(str(model), schedule="stored")
+    stored.save(str(model))
+    assert Learner.load(str(model)).schedule == stored.schedule
+    assert Learner.load(str(model), schedule="reversible").schedule.stored == 0
+
+
 def test_predict_prints_the_names_of_classes(cli, work, model):
     x, y = toys.rows(30, seed=5)
     toys.write_npz(work / "x.npz", x)

@@ -13,6 +13,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="data as for `edgerev train`; its test part")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="label column of CSV files, or a,b,c")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute together")
+    parser.add_argument("--budget", metavar="SIZE", help="most bytes of the arena (as in training)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -28,7 +29,9 @@ def run(args: argparse.Namespace) -> int:
     recipe = peek(args.model).recipe
     dataset = open_dataset(args.data, label=args.label if recipe.loss.labels else args.label.split(","))
     records = dataset.test or dataset.train
-    learner = Learner.load(args.model, threads=args.threads, data_bytes=staging_bytes(records, recipe.batch))
+    learner = Learner.load(
+        args.model, budget=args.budget, threads=args.threads, data_bytes=staging_bytes(records, recipe.batch)
+    )
     result = evaluate(learner, records)
     if args.json:
         print_json(result._asdict())

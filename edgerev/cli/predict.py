@@ -16,6 +16,8 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", required=True, metavar="PATH", help="samples, as for `edgerev train` without labels")
     parser.add_argument("--label", metavar="COLUMN", help="label column of CSV files to leave out, or a,b,c")
     parser.add_argument("--proba", action="store_true", help="print the probability of each class")
+    parser.add_argument("--threads", type=int, default=1, help="threads that compute together")
+    parser.add_argument("--budget", metavar="SIZE", help="most bytes of the arena (as in training)")
     parser.add_argument("--json", action="store_true", help="print a JSON object for each sample")
 
 
@@ -30,7 +32,9 @@ def run(args: argparse.Namespace) -> int:
     several = args.label is not None and not recipe.loss.labels
     dataset = open_dataset(args.data, label=args.label.split(",") if several else args.label)
     records = dataset.test or dataset.train
-    learner = Learner.load(args.model, data_bytes=staging_bytes(records, recipe.batch))
+    learner = Learner.load(
+        args.model, budget=args.budget, threads=args.threads, data_bytes=staging_bytes(records, recipe.batch)
+    )
     feed, most = Feed(records, learner.runtime), learner.schedule.micro_batch
     learner.check_columns(records.columns)
     answers: Any = learner.runtime.view("probability")
