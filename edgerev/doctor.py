@@ -16,7 +16,16 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from edgerev.machine import cgroup_folders, default_cache, installed, parse_cores, read_fields, read_number, read_text
+from edgerev.machine import (
+    cgroup_folders,
+    default_cache,
+    installed,
+    parse_cores,
+    read_fields,
+    read_memory,
+    read_number,
+    read_text,
+)
 from edgerev.tools.memory import format_bytes
 
 OLDEST_PYTHON = (3, 10)
@@ -137,17 +146,10 @@ def memory_check(root: Path) -> Check:
     root : Path
         Where ``proc`` and ``sys`` lie.
     """
-    info = read_fields(root / "proc/meminfo")
-    if "MemTotal" not in info:
+    found = read_memory(root)
+    if found is None:
         return Check("memory", Level.WARNING, "memory unknown", "is /proc mounted?")
-    total = int(info["MemTotal"].split()[0]) << 10
-    available = int(info.get("MemAvailable", info["MemTotal"]).split()[0]) << 10
-    limit = None
-    for folder in cgroup_folders(root):
-        most = read_number(folder / "memory.max")
-        if most is not None:
-            limit = min(limit or most, most)
-            available = min(available, max(0, most - (read_number(folder / "memory.current") or 0)))
+    total, available, limit = found
     figures: dict[str, object] = {"total_bytes": total, "available_bytes": available, "limit_bytes": limit}
     message = f"{format_bytes(total)}, {format_bytes(available)} available"
     if limit is not None:

@@ -6,6 +6,7 @@ import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
 
 
 def read_text(path: Path) -> str | None:
@@ -76,6 +77,43 @@ def cgroup_folders(root: Path) -> list[Path]:
             own = mount / line[3:].lstrip("/")
             return [folder for folder in (own, *own.parents) if folder == mount or mount in folder.parents]
     return []
+
+
+class Memory(NamedTuple):
+    """Memory of this machine, in bytes; `limit_bytes` is the control group's, or None."""
+
+    total_bytes: int
+    available_bytes: int
+    limit_bytes: int | None
+
+
+def read_memory(root: Path = Path("/")) -> Memory | None:
+    """Return the memory that is left without swapping, here and in the control group; None if it is not known.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
+    info = read_fields(root / "proc/meminfo")
+    if "MemTotal" not in info:
+        return None
+    total = int(info["MemTotal"].split()[0]) << 10
+    available = int(info.get("MemAvailable", info["MemTotal"]).split()[0]) << 10
+    limit = None
+    for folder in cgroup_folders(root):
+        most = read_number(folder / "memory.max")
+        if most is not None:
+            limit = min(limit or most, most)
+            used = (read_number(folder / "memory.current") or 0) - _file_cache(folder)
+            available = min(available, max(0, most - max(0, used)))
+    return Memory(total, available, limit)
+
+
+def _file_cache(folder: Path) -> int:
+    """Return the bytes of files that a control group keeps in memory, which it gives up when asked for memory."""
+    rows = (line.split() for line in (read_text(folder / "memory.stat") or "").splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in ("active_file", "inactive_file"))
 
 
 def default_cache(environ: Mapping[str, str]) -> Path:

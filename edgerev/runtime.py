@@ -13,6 +13,7 @@ from edgerev.arena import Plan
 from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
+from edgerev.machine import read_memory
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
@@ -58,6 +59,12 @@ _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
 
 def _allocate(size: int) -> mmap.mmap:
     """Return zeroed memory of this process alone: a forked child gets a copy when it writes."""
+    found = read_memory()
+    if found is not None and size > found.available_bytes:
+        raise BudgetError(
+            f"the arena needs {size} bytes, but only {found.available_bytes} are available; set a budget below that, "
+            "take a smaller net or batch, or stop other programs"
+        )
     try:
         return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
@@ -98,6 +105,7 @@ class Runtime:
         self.arena = memoryview(self._memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._load_tables()
+        self._populate()
         self.status = self.view("status")
         self._prepare_barrier()
         self._call = _bind(
@@ -139,6 +147,16 @@ class Runtime:
         self._rows, self._tensors = start, start + split
         # one copy is enough: a deep net's table would count twice
         self.program.rows = region[: len(rows)].cast("i")
+
+    def _populate(self) -> None:
+        """Write to every page behind the tables, so that no step waits for one, or ends where there is none.
+
+        Only now, when the lowering's tables are gone, so that both need not fit.
+        """
+        start = self.plan.regions[Region.PROGRAM][1]
+        for place in range(start, len(self.arena), mmap.PAGESIZE):
+            self.arena[place] = 0
+        self.arena[-1] = 0
 
     def _prepare_barrier(self) -> None:
         barrier = self.view("barrier")

@@ -77,6 +77,10 @@ def test_healthy_board(board):
         ({f"{GROUP}/cpu.max": "50000 100000\n"}, "cores", "warning", "time for 0.5", "threads=1"),
         ({"proc/meminfo": "MemTotal: 100000 kB\nMemAvailable: 9000 kB\n"}, "memory", "warning", "8.8 MiB", "budget"),
         ({f"{GROUP}/memory.max": "33554432\n"}, "memory", "warning", "limited to 32.0 MiB", "raise the limit"),
+        (
+            {f"{GROUP}/memory.max": "134217728\n", f"{GROUP}/memory.current": "134217728\n"},
+            "memory", "warning", "0 B available", "raise the limit",
+        ),
         ({"proc/meminfo": None}, "memory", "warning", "unknown", "/proc"),
         (
             {"proc/swaps": "Filename Type Size Used Priority\n/var/swap file 102396 51200 -2\n"},
@@ -270,3 +274,13 @@ def test_this_machine(capsys):
         "python", "cpu", "cores", "memory", "swap", "frequency", "temperature", "throttling", "disk", "packages",
         "kernels",
     ]  # fmt: skip
+
+
+def test_files_in_memory_are_given_up(board):
+    """Else a data set that was just read would leave nothing for the arena."""
+    stat = "anon 1000\nfile 9000\ninactive_file 4096\nactive_file 2048\n"
+    root = board({
+        f"{GROUP}/memory.max": "134217728\n", f"{GROUP}/memory.current": "10000\n", f"{GROUP}/memory.stat": stat,
+    })  # fmt: skip
+    assert machine.read_memory(root) == (3884360 << 10, 134217728 - (10000 - 6144), 134217728)
+    assert machine.read_memory(root / "nothing") is None

@@ -11,6 +11,7 @@ import harness
 from edgerev.errors import BudgetError, UsageError
 from edgerev.layers import Conv1d, Conv2d, Dense, ReLU
 from edgerev.learner import Learner
+from edgerev.machine import Memory
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import AdamW, Clip
 from edgerev.presets import preset
@@ -161,6 +162,26 @@ def test_storing_everything_may_take_less_than_storing_most():
 
 def test_the_name_of_a_schedule():
     assert [Schedule(4, 2, stored).name(8) for stored in (0, 1, 7, 8)] == ["reversible", "mixed", "mixed", "stored"]
+
+
+def test_an_arena_larger_than_what_is_available_is_refused(monkeypatch):
+    net, recipe = CASES["dense"]
+    size = arena(net, recipe)
+    for there, fits in ((size - 1, False), (size, True)):
+        monkeypatch.setattr("edgerev.runtime.read_memory", lambda: Memory(1 << 40, there, None))  # noqa: B023
+        if fits:
+            learner_for(net, recipe)
+            continue
+        with pytest.raises(BudgetError, match=rf"needs {size} bytes, but only {there} are available; set a budget"):
+            learner_for(net, recipe)
+
+
+def test_no_page_of_the_arena_is_missing_when_the_first_step_comes():
+    runtime = learner_for(*CASES["dense"]).runtime
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(runtime._base // 4096 * 8)
+        entries = np.frombuffer(file.read(len(runtime.arena) // 4096 * 8), "u8")
+    assert (entries >> np.uint64(63)).all()
 
 
 def test_staging_for_data_counts():
