@@ -209,7 +209,7 @@ class Batch:
         for first in range(0, count, most):
             n = fill(first, most)
             self.runtime.run(sections[0], n, until=sections[1])
-            for half, (state, step) in enumerate(self._halves(entry, n)):
+            for half, (state, step) in enumerate(self.halves(entry, n)):
                 channels = slice(half * shape[-1], (half + 1) * shape[-1])
                 result[first : first + n, ..., channels] = state.reshape(n, *shape) * step
         return result
@@ -220,7 +220,7 @@ class Batch:
 
         count = min(len(output) - first, most)
         *_, shape = self.net.stages()
-        for half, (state, step) in enumerate(self._halves(False, count)):
+        for half, (state, step) in enumerate(self.halves(False, count)):
             channels = slice(half * shape[-1], (half + 1) * shape[-1])
             values = (output[first : first + count, ..., channels] / step).reshape(-1)
             if state.dtype.kind == "i":
@@ -247,7 +247,7 @@ class Batch:
             )
         return output
 
-    def _halves(self, entry: bool, n: int) -> list[tuple[Any, float]]:
+    def halves(self, entry: bool, n: int) -> list[tuple[Any, float]]:
         """Return both halves of the state of `n` samples as flat arrays, each with the step of its grid."""
         import numpy
 

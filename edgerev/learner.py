@@ -322,7 +322,7 @@ class Learner:
 
     @exclusive
     def invert(self, output: Any) -> Any:
-        """Return the backbone's input for an output of `transform`; the same numbers as `encode`, bit for bit."""
+        """Return the backbone's input for an output of `transform`: what `encode` gives, bit for bit unless float32."""
         output = self._batch.check_outputs(output)
         fill = partial(self._batch.fill_state, output)
         return self._batch.states(len(output), fill, ("inverse", "inverse"), entry=True)

@@ -66,7 +66,9 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a step is carried out; it never changes the bits of the result.
+    """How a step is carried out; it never changes the bits of the result, unless the state is float32.
+
+    A float32 state is rebuilt with rounding errors, which stored activations are without.
 
     Parameters
     ----------

@@ -16,7 +16,7 @@ from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, staging_bytes
 from edgerev.data.standardise import statistics
 from edgerev.errors import CheckpointError, ConfigError, UsageError
-from edgerev.evaluate import evaluate
+from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
 from edgerev.kernels.layout import R_CORRECT, R_LOSS
 from edgerev.learner import Learner
@@ -57,6 +57,7 @@ class TrainingReport:
     accuracy_after : accuracy on the classes seen so far, after each experience
     matrix : accuracy on each experience's test data (columns) after each experience (rows)
     step_ms : mean time of a training step in milliseconds
+    reconstruction_error : largest absolute error of the rebuilt state, for a float32 state; None where it is exact
     ready_rss_bytes : resident set after imports and compilation, before the arena was there
     """
 
@@ -79,6 +80,7 @@ class TrainingReport:
     step_ms: float = 0.0
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    reconstruction_error: float | None = None
     stored_sample_bytes: int = 0
     state_bytes: int = 0
 
@@ -190,6 +192,8 @@ class Trainer:
         if done >= len(self.stream):
             self._measure(len(self.stream) - 1)
         report = self.report
+        if self.learner.net.state == "float32":
+            report.reconstruction_error = reconstruction_error(self.learner, self.split.test)
         report.seconds = time.perf_counter() - start
         report.steps = self.learner.steps
         steps = self.learner.steps - first_step

@@ -15,7 +15,7 @@ import harness
 from edgerev.contents import peek
 from edgerev.data import Permutation
 from edgerev.errors import CheckpointError, ConfigError, DataError
-from edgerev.evaluate import evaluate
+from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -329,6 +329,14 @@ def test_weights_of_the_loss_are_the_configuration_s(data, tmp_path):
     trainer = toys.trainer(weighted, data["plain"], output)
     trainer.resume()
     assert list(trainer.learner.runtime.view("loss.weights")) == [4, 5, 6]
+
+
+def test_the_reconstruction_error_of_a_float32_state_is_reported(data):
+    for state in ("int32", "int16", "float32"):
+        trainer = toys.trainer({**PLAIN, "net": {**toys.DENSE, "state": state}}, data["plain"], None)
+        error = trainer.run().reconstruction_error
+        assert reconstruction_error(trainer.learner, trainer.split.test) == (error or 0)
+        assert 0 < error < 1e-5 if state == "float32" else error is None
 
 
 # -- data and measuring --------------------------------------------------------------------------------------------
