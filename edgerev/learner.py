@@ -7,16 +7,16 @@ from array import array
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgerev import checkpoint
-from edgerev.batch import Batch, Values, argmax
+from edgerev.batch import Batch, Report, Values, answer, answers
 from edgerev.contents import Memory, Position, check_alike, check_finite, kept_tensors, peek, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
-from edgerev.losses import Loss, MeanSquaredError
+from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
@@ -26,21 +26,6 @@ from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
 SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
-
-
-class Report(NamedTuple):
-    """What learning from some samples showed, measured before each batch's update.
-
-    Attributes
-    ----------
-    loss : mean loss
-    accuracy : share of right answers (0 for the mean squared error)
-    samples : how many there were
-    """
-
-    loss: float
-    accuracy: float
-    samples: int
 
 
 class Learner:
@@ -218,8 +203,7 @@ class Learner:
     @exclusive
     def step(self, n: int) -> None:
         """Take a training step on the `n` samples that lie in the arena's input already."""
-        if self._torn:
-            raise NumericError("the model was left half updated by a failed step; load the last checkpoint")
+        self._need_whole()
         try:
             self.runtime.run("train", n)
         except (NumericError, KeyboardInterrupt) as error:
@@ -229,14 +213,24 @@ class Learner:
             if not self._torn or not isinstance(error, NumericError):
                 raise
             raise NumericError(
-                f"{error}; what comes after it in the net was updated already. Load the last checkpoint and lower the "
-                "learning rate, or train with atomic=True, which commits all updates at the end of a step",
+                f"{error}. What comes after it in the net was updated already, so the last checkpoint is the way back; "
+                "train with atomic=True to commit all updates at the end of a step",
                 error.status, error.row,
             ) from error
 
+    def _need_whole(self) -> None:
+        if self._torn:
+            raise NumericError("the model was left half updated by a failed step; load the last checkpoint")
+
     @exclusive
     def remember_many(self, x: Any, y: Any) -> None:
-        """Add samples to the sums of a ridge head, with the features that the backbone gives now."""
+        """Add samples to the sums of a ridge head, with the features that the backbone gives now.
+
+        Raises
+        ------
+        DataError, NumericError
+            As for `learn_many`. Samples go in by micro-batches: those before the one that failed are kept in the sums.
+        """
         self._need_ridge()
         samples, targets = self._check_batch(x, y)
         for first in range(0, samples.size, self.schedule.micro_batch):
@@ -245,6 +239,7 @@ class Learner:
     @exclusive
     def remember_step(self, n: int) -> None:
         """Add the `n` samples that lie in the arena's input to the sums of a ridge head."""
+        self._need_whole()
         self.runtime.run("encode", n, until="forward")
         self.runtime.run("ridge_add", n)
         self._stale = True
@@ -265,6 +260,7 @@ class Learner:
     @exclusive
     def predict_step(self, n: int) -> None:
         """Compute the probabilities of the `n` samples, one micro-batch at most, that lie in the arena's input."""
+        self._need_whole()
         if self._stale:
             self.runtime.run("ridge_solve", 1)
             self._stale = False
@@ -295,7 +291,7 @@ class Learner:
     @exclusive
     def predict_many(self, x: Any) -> Any:
         """Return ``(samples,)`` class numbers; 0 or 1 for each output of a binary loss; values for squared error."""
-        return argmax(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
+        return answers(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
 
     @exclusive
     def predict_one(self, x: Any) -> Any:
@@ -304,9 +300,7 @@ class Learner:
 
     def answer(self, values: Sequence[float]) -> Any:
         """Return the answer that the probabilities or values of one sample stand for; see `predict_one`."""
-        if self.recipe.loss.labels:
-            return max(range(len(values)), key=values.__getitem__)
-        return values if isinstance(self.recipe.loss, MeanSquaredError) else [int(value > 0.5) for value in values]
+        return answer(values, self.recipe.loss)
 
     # -- the bijection ----------------------------------------------------------------------------------------
 
@@ -323,11 +317,13 @@ class Learner:
     @exclusive
     def invert(self, output: Any) -> Any:
         """Return the backbone's input for an output of `transform`: what `encode` gives, bit for bit unless float32."""
+        self._need_whole()
         output = self._batch.check_outputs(output)
         fill = partial(self._batch.fill_state, output)
         return self._batch.states(len(output), fill, ("inverse", "inverse"), entry=True)
 
     def _states(self, x: Any, last: str) -> Any:
+        self._need_whole()
         samples = self._batch.samples(x)
         fill = partial(self._batch.fill, samples, None)
         return self._batch.states(samples.size, fill, ("encode", last), entry=last == "encode")

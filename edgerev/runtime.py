@@ -22,14 +22,14 @@ _CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DTyp
 
 _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
     Status.INPUT_NOT_FINITE: (
-        DataError, "sample {sample} of the batch holds NaN or infinity; expected finite numbers. Remove or repair it",
+        DataError, "sample {sample} holds NaN or infinity; expected finite numbers. Remove or repair it",
     ),
     Status.LABEL_OUT_OF_RANGE: (
-        DataError, "the label of sample {sample} of the batch is out of range; expected 0 .. outputs - 1. Map labels "
+        DataError, "the label of sample {sample} is out of range; expected 0 .. outputs - 1. Map labels "
         "to class numbers, or give the head more outputs",
     ),
     Status.TARGET_NOT_FINITE: (
-        DataError, "the target of sample {sample} of the batch is not finite or out of range; expected finite numbers, "
+        DataError, "the target of sample {sample} is not finite or out of range; expected finite numbers, "
         "for a binary loss in 0 .. 1. Repair the data",
     ),
     Status.STATE_NOT_FINITE: (
@@ -47,7 +47,10 @@ _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
         NumericError, "the head's output for sample {sample} is not finite. Load an earlier checkpoint, and lower the "
         "learning rate",
     ),
-    Status.GRADIENT_NOT_FINITE: (NumericError, "the gradient of {block} is not finite"),
+    Status.GRADIENT_NOT_FINITE: (
+        NumericError, "the gradient of {block} is not finite. Lower the learning rate, clip gradients, or go back to "
+        "the last checkpoint",
+    ),
     Status.NOT_POSITIVE_DEFINITE: (
         NumericError, "the sums of the ridge head are not positive definite. Raise `ridge`, or add samples first",
     ),
@@ -90,6 +93,10 @@ class Runtime:
     ----------
     threads : threads that run each instruction together, at most those that the program was lowered for
 
+    Attributes
+    ----------
+    first_sample : the caller's number of the first sample in the input, for messages
+
     Raises
     ------
     UsageError
@@ -101,6 +108,7 @@ class Runtime:
     def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
         whole("threads", threads, 1, program.threads)
         self.program, self.plan, self.threads = program, plan, threads
+        self.first_sample = 0
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
@@ -207,5 +215,5 @@ class Runtime:
         kind, text = _MESSAGES[Status(code)]
         block = self.program.rows[row * layout.ROW + layout.BLOCK]
         name = self.program.blocks[block] if block >= 0 else "the program"
-        message = text.format(block=name, sample=sample)
+        message = text.format(block=name, sample=sample + self.first_sample)
         return NumericError(message, Status(code), row) if kind is NumericError else kind(message)

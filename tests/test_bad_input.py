@@ -30,10 +30,10 @@ def with_value(value, dtype="f4"):
 
 
 SAMPLES = {
-    "NaN": (with_value(np.nan), "sample 5 of the batch holds NaN or infinity; expected finite numbers. Remove or rep"),
-    "infinity": (with_value(-np.inf), "sample 5 of the batch holds NaN or infinity"),
-    "beyond float32": (with_value(1e300, "f8"), "sample 5 of the batch holds NaN or infinity"),
-    "NaN in a buffer": (array("f", with_value(np.nan).ravel().tolist()), "sample 5 of the batch holds NaN"),
+    "NaN": (with_value(np.nan), "sample 5 holds NaN or infinity; expected finite numbers. Remove or rep"),
+    "infinity": (with_value(-np.inf), "sample 5 holds NaN or infinity"),
+    "beyond float32": (with_value(1e300, "f8"), "sample 5 holds NaN or infinity"),
+    "NaN in a buffer": (array("f", with_value(np.nan).ravel().tolist()), "sample 5 holds NaN"),
     "too few features": (X[:, :3], r"shape \(10, 3\); expected \(samples, 4\); reshape"),
     "too many features": (np.zeros((10, 5)), r"shape \(10, 5\); expected \(samples, 4\); reshape"),
     "one sample alone": (X[0], r"shape \(4,\); expected \(samples, 4\); reshape"),
@@ -131,7 +131,7 @@ def test_a_bad_label_in_a_later_batch_is_found_before_the_first():
 
 
 ONE = {
-    "NaN": ([0, 0, np.nan, 0], "sample 0 of the batch holds NaN"),
+    "NaN": ([0, 0, np.nan, 0], "sample 0 holds NaN"),
     "too few": ([0, 0, 0], r"the sample has shape \(3,\); expected \(4,\), .* reshape it"),
     "many": (X, r"the sample has shape \(10, 4\); expected \(4,\)"),
     "row": (X[:1], r"the sample has shape \(1, 4\); expected \(4,\)"),
@@ -180,8 +180,8 @@ def test_bad_targets(loss):
         (good.astype(str), "targets have type <U.*; expected real numbers"),
         (array("f", [0] * 29), r"a buffer of shape \(29,\); expected \(samples, 3\)"),
         (None, "targets: .*'NoneType'; expected a NumPy array"),
-        (good + np.nan, "the target of sample 0 of the batch is not finite"),
-        (good + np.inf, "the target of sample 0 of the batch is not finite"),
+        (good + np.nan, "the target of sample 0 is not finite"),
+        (good + np.inf, "the target of sample 0 is not finite"),
     ):
         refuses(learner, lambda: learner.learn_many(X, bad), match)  # noqa: B023
     for bad, match in (

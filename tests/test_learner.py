@@ -250,10 +250,13 @@ def test_a_torn_model_says_so_until_it_is_restored(tmp_path):
     learner = explosive()
     learner.save(str(path))
     saved = path.read_bytes()
-    with pytest.raises(NumericError, match=r"block1\.F is not finite; .*Load the last checkpoint .* atomic=True"):
+    with pytest.raises(NumericError, match=r"block1\.F is not finite\. .*is the way back.* atomic=True"):
         learner.learn_many(X[:, :3], Y)
     with pytest.raises(NumericError, match=r"left half updated .*; load the last checkpoint"):
         learner.learn_one(X[0, :3], 1)
+    for call in (learner.predict_many, learner.transform, lambda x: learner.invert(np.zeros((len(x), 8)))):
+        with pytest.raises(NumericError, match=r"left half updated .*; load the last checkpoint"):
+            call(X[:, :3])
     with pytest.raises(CheckpointError, match="half updated; expected a whole one"):
         learner.save(str(path))
     assert path.read_bytes() == saved
@@ -312,13 +315,34 @@ def test_a_deferred_update_leaves_the_model_as_it_was(options):
     assert learner.steps == 0
 
 
+def test_a_deferred_failure_is_that_of_the_block_where_it_began():
+    """Its gradient makes those of all blocks before it not finite as well."""
+    net = Net((3,), Dense(8), (Block((Dense(4),), repeat=3),), Head(3))
+    for atomic in (False, True):
+        learner = Learner(net, batch=8, atomic=atomic, optimizer=SGD(0.0))
+        learner.set_standardisation([0] * 3, [0] * 3)  # a state of zeros, so the weights meet gradients alone
+        for number in (1, 2):
+            np.frombuffer(learner.runtime.view(f"block{number}.G.0.weight"), "f4")[:] = 3e38
+        with pytest.raises(NumericError, match=r"gradient of block2\.F is not finite\. Lower the learning rate, clip"):
+            learner.learn_many(X[:8, :3], Y[:8])
+
+
+def test_samples_are_counted_over_the_whole_call():
+    x = X.copy()
+    x[21, 2] = np.nan
+    learner = Learner(DENSE, batch=8)
+    for call in (learner.predict_many, learner.transform, lambda x: learner.learn_many(x, Y)):
+        with pytest.raises(DataError, match="sample 21 holds NaN"):
+            call(x)
+
+
 def test_a_bad_batch_is_the_end_of_a_call():
     """What came before it was learned, as documented; nothing of it and nothing after it."""
     x = X.copy()
     x[9, 2] = np.nan
     ref, learner = Learner(DENSE, batch=8), Learner(DENSE, batch=8)
     ref.learn_many(X[:8], Y[:8])
-    with pytest.raises(DataError, match="sample 1 of the batch"):
+    with pytest.raises(DataError, match="sample 9 holds NaN"):
         learner.learn_many(x, Y)
     assert state(learner) == state(ref)
 
