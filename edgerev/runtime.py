@@ -13,7 +13,7 @@ from edgerev.arena import Plan
 from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
-from edgerev.machine import read_memory
+from edgerev.machine import read_memory, release_freed
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
@@ -161,6 +161,7 @@ class Runtime:
 
         Only now, when the lowering's tables are gone, so that both need not fit.
         """
+        release_freed()
         start = self.plan.regions[Region.PROGRAM][1]
         for place in range(start, len(self.arena), mmap.PAGESIZE):
             self.arena[place] = 0

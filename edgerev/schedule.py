@@ -10,6 +10,7 @@ import math
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from operator import attrgetter
 from typing import NamedTuple
 
 from edgerev.arena import Plan, plan
@@ -69,72 +70,81 @@ def choose(
     if budget is not None:
         whole("budget", budget, 1, sys.maxsize)
     search = _Search(net, recipe, data_bytes, threads)
-    batch, functions = recipe.batch, search.functions
-    if budget is None:
-        if isinstance(schedule, str):
-            schedule = replace(search.usual(batch), stored=functions if schedule == "stored" else 0)
-        return search.attempt(schedule)
-    # first, for storing all may take less than storing most: nothing is computed again, so the program is shorter
-    stored = search.attempt(replace(search.usual(batch), stored=functions))
-    if stored.plan.arena_bytes <= budget:
-        return stored
-    reversible = search.attempt(search.usual(batch))
-    if reversible.plan.arena_bytes <= budget:
-        return search.most_stored(reversible, budget)
-    smallest = reversible
-    for choice in search.smaller():
-        if choice.plan.arena_bytes <= budget:
-            return choice
-        smallest = min(smallest, choice, key=_size)
-    raise BudgetError(
-        f"the smallest plan needs {smallest.plan.arena_bytes} bytes ({smallest.schedule}); the budget is {budget}. "
-        + search.advice(budget, smallest.schedule)
-    )
+    if budget is not None:
+        schedule = search.fastest(budget)
+    elif isinstance(schedule, str):
+        schedule = replace(search.usual(recipe.batch), stored=net.depth if schedule == "stored" else 0)
+    program = lower(net, recipe, schedule)
+    return Choice(schedule, program, plan(program, data_bytes))
+
+
+class _Sized(NamedTuple):
+    """A schedule with the bytes of its arena: all that is kept of an attempt, whose tables may be megabytes."""
+
+    schedule: Schedule
+    arena_bytes: int
 
 
 class _Search:
     def __init__(self, net: Net, recipe: Recipe, data_bytes: int, threads: int) -> None:
         self.net, self.recipe, self.data_bytes, self.threads = net, recipe, data_bytes, threads
-        self.functions = net.depth
 
-    def attempt(self, schedule: Schedule, net: Net | None = None) -> Choice:
+    def attempt(self, schedule: Schedule, net: Net | None = None) -> _Sized:
         program = lower(net or self.net, self.recipe, schedule)
-        return Choice(schedule, program, plan(program, self.data_bytes))
+        return _Sized(schedule, plan(program, self.data_bytes).arena_bytes)
 
     def usual(self, micro_batch: int) -> Schedule:
         """Return the reversible schedule whose chunks are as large as a cache likes."""
         return Schedule(micro_batch, usual_chunk(self.net, micro_batch), threads=self.threads)
 
-    def most_stored(self, reversible: Choice, budget: int) -> Choice:
-        """Return the choice with as many stored functions as fit, if all of them do not."""
-        best, low, high = reversible, 0, max(self.functions - 1, 0)
+    def fastest(self, budget: int) -> Schedule:
+        """Return the fastest schedule that fits; BudgetError if none does."""
+        usual = self.usual(self.recipe.batch)
+        # first, for storing all may take less than storing most: nothing is computed again, so the program is shorter
+        stored = replace(usual, stored=self.net.depth)
+        if self.attempt(stored).arena_bytes <= budget:
+            return stored
+        smallest = self.attempt(usual)
+        if smallest.arena_bytes <= budget:
+            return self.most_stored(usual, budget)
+        for sized in self.smaller():
+            if sized.arena_bytes <= budget:
+                return sized.schedule
+            smallest = min(smallest, sized, key=attrgetter("arena_bytes"))
+        raise BudgetError(
+            f"the smallest plan needs {smallest.arena_bytes} bytes ({smallest.schedule}); the budget is {budget}. "
+            + self.advice(budget, smallest.schedule)
+        )
+
+    def most_stored(self, reversible: Schedule, budget: int) -> Schedule:
+        """Return the schedule with as many stored functions as fit, if not all of them do."""
+        low, high = 0, max(self.net.depth - 1, 0)
         while low < high:
             middle = (low + high + 1) // 2
-            choice = self.attempt(replace(reversible.schedule, stored=middle))
-            if choice.plan.arena_bytes <= budget:
-                best, low = choice, middle
+            if self.attempt(replace(reversible, stored=middle)).arena_bytes <= budget:
+                low = middle
             else:
                 high = middle - 1
-        return best
+        return replace(reversible, stored=low)
 
-    def smaller(self) -> Iterator[Choice]:
+    def smaller(self) -> Iterator[_Sized]:
         """Yield schedules from fast to slow, as long as they become smaller.
 
         A smaller chunk takes less workspace and a longer program, and a smaller micro-batch less state: the bytes are
         convex in both, so once they grow they go on growing.
         """
-        last: Choice | None = None
+        last: _Sized | None = None
         for micro_batch in _halvings(self.recipe.batch):
-            best: Choice | None = None
+            best: _Sized | None = None
             usual = self.usual(micro_batch)
             for chunk in _divisors(micro_batch, usual.chunk):
-                choice = self.attempt(replace(usual, chunk=chunk))
-                if best is not None and _size(choice) > _size(best):
+                sized = self.attempt(replace(usual, chunk=chunk))
+                if best is not None and sized.arena_bytes > best.arena_bytes:
                     break
-                best = choice
-                yield choice
+                best = sized
+                yield sized
             assert best is not None
-            if last is not None and _size(best) > _size(last):
+            if last is not None and best.arena_bytes > last.arena_bytes:
                 break
             if micro_batch < self.recipe.batch:  # the whole batch needs no accumulator, so it is no measure
                 last = best
@@ -151,17 +161,13 @@ class _Search:
             middle = (low + high + 1) // 2
             try:
                 shorter = replace(self.net, backbone=tuple(parts[:middle]))
-                fits = self.attempt(schedule, shorter).plan.arena_bytes <= budget
+                fits = self.attempt(schedule, shorter).arena_bytes <= budget
             except NetError:
                 fits = False
             low, high = (middle, high) if fits else (low, middle - 1)
         if low == 0:
             return "Not even one block fits; take fewer channels, or a larger budget."
         return f"The first {low} of its {len(parts)} blocks and squeezes would fit; shorten the net or raise the budget"
-
-
-def _size(choice: Choice) -> int:
-    return choice.plan.arena_bytes
 
 
 def _halvings(batch: int) -> list[int]:

@@ -18,19 +18,22 @@ STEADY = """
 
     library.load()
     name, batch, steps = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+    budget, path = (*sys.argv[4:], "", "")[:2]
     random = np.random.default_rng(0)
     net = preset(name)
     x = random.normal(size=(batch, *net.input_shape)).astype("f4")
     y = random.integers(0, 10, batch)
     reset_peak_rss()
     before = rss_bytes()
-    learner = Learner(net, optimizer=SGD(1e-4), batch=batch)
+    learner = Learner(net, optimizer=SGD(1e-4), batch=batch, budget=budget or None)
     for _ in range(50):
         learner.learn_many(x, y)
     peak, settled = peak_rss_bytes(), rss_bytes()
     reset_peak_rss()
-    for _ in range(steps):
+    for step in range(steps):
         learner.learn_many(x, y)
+        if path and step % 1000 == 999:
+            learner.save(path)
     print(json.dumps({
         "extra": peak - before, "growth": peak_rss_bytes() - settled, "arena": learner.plan.arena_bytes,
     }))
@@ -46,6 +49,13 @@ def test_a_training_process_takes_its_arena_and_little_more():
     for name, batch in (("mlp16", 16), ("har12", 16), ("vis8", 4), ("mlp200", 16), ("mlp1000", 16)):
         found = run(STEADY, name, batch, 1)
         assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, (name, found)
+
+
+def test_the_search_for_a_schedule_takes_no_more_than_the_arena():
+    for budget in ("20MiB", "15MiB"):  # all functions stored, and some
+        found = run(STEADY, "mlp200", 16, 1, budget)
+        assert found["arena"] <= int(budget[:2]) * MIB
+        assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, (budget, found)
 
 
 def test_memory_does_not_grow_over_20000_steps():
