@@ -15,7 +15,7 @@ from edgerev.contents import Memory, Position, check_alike, check_finite, kept_t
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
-from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
+from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
 from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
@@ -187,7 +187,10 @@ class Learner:
             self.step(n)
             loss += self._report[0] * n
             correct += self._report[1] * n
-        return Report(loss / samples.size, correct / samples.size, samples.size)
+        return self._new_report(loss / samples.size, correct / samples.size, samples.size)
+
+    def _new_report(self, loss: float, correct: float, samples: int) -> Report:
+        return Report(loss, correct if self.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR else None, samples)
 
     def _check_batch(self, x: Any, y: Any) -> tuple[Values, Values]:
         samples = self._batch.samples(x)
@@ -198,7 +201,7 @@ class Learner:
         """Train on one sample; see `learn_many`."""
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
         self.step(1)
-        return Report(self._report[0], self._report[1], 1)
+        return self._new_report(self._report[0], self._report[1], 1)
 
     @exclusive
     def step(self, n: int) -> None:
