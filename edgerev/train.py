@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -100,7 +99,7 @@ class Trainer:
         self.config, self.output, self.progress = config, output, progress
         self.split = _split(dataset, config)
         train = self.split.train
-        outputs = len(train.classes) if train.classes is not None else math.prod(train.target_shape)
+        outputs = train.outputs
         if config.net.outputs is not None and config.net.outputs < outputs:
             raise ConfigError(
                 f"net.outputs is {config.net.outputs}, but the data has {outputs} classes or values; expected at least "

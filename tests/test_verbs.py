@@ -321,7 +321,7 @@ def test_plan_says_what_is_wrong(arguments, match, cli):
 
 
 def test_plan_of_a_configuration_needs_a_shape(cli, work):
-    assert "add --input, such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
+    assert "add --data, or --input such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
 
 
 @pytest.mark.parametrize("preset", ["mlp6", "har3", "vis2"])
