@@ -312,12 +312,12 @@ class Report(NamedTuple):
     Attributes
     ----------
     loss : mean loss
-    accuracy : share of right answers (0 for the mean squared error)
+    accuracy : share of right answers; None for the mean squared error
     samples : how many there were
     """
 
     loss: float
-    accuracy: float
+    accuracy: float | None
     samples: int
 
 

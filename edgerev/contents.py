@@ -89,7 +89,11 @@ def peek(path: str) -> Contents:
     CheckpointError
         The file is missing, damaged, of another format, or no checkpoint of edgerev's.
     """
-    header = checkpoint.verify(path)
+    return contents(path, checkpoint.verify(path))
+
+
+def contents(path: str, header: checkpoint.Header) -> Contents:
+    """Return what a checkpoint holds, from its header; see `peek`."""
     metadata = header.metadata
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
+from edgerev.kernels.targets import host_target
 from edgerev.machine import (
     cgroup_folders,
     default_cache,
@@ -310,11 +311,16 @@ def packages_check() -> Check:
 
 
 def kernels_check() -> Check:
-    """Check that the kernels can run: today, that the compiler they need is installed."""
+    """Check that the kernels can run: that there are some for this processor, and the compiler that they need."""
     versions = {name: installed(name) for name in ("numba", "llvmlite")}
     message = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if None in versions.values():
         return Check("kernels", Level.ERROR, message, "python -m pip install numba", {"versions": versions})
+    try:
+        host_target()
+    except LookupError as error:
+        hint = "use x86-64 with AVX2 and FMA, or aarch64"
+        return Check("kernels", Level.ERROR, str(error), hint, {"versions": versions})
     return Check("kernels", Level.OK, f"compiled on first use by {message}", figures={"versions": versions})
 
 

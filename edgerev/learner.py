@@ -11,11 +11,11 @@ from typing import Any
 
 from edgerev import checkpoint
 from edgerev.batch import Batch, Report, Values, answer, answers
-from edgerev.contents import Memory, Position, check_alike, check_finite, kept_tensors, peek, to_metadata
+from edgerev.contents import Contents, Memory, Position, check_alike, check_finite, contents, kept_tensors, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
-from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
+from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
 from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
@@ -187,7 +187,10 @@ class Learner:
             self.step(n)
             loss += self._report[0] * n
             correct += self._report[1] * n
-        return Report(loss / samples.size, correct / samples.size, samples.size)
+        return self._new_report(loss / samples.size, correct / samples.size, samples.size)
+
+    def _new_report(self, loss: float, correct: float, samples: int) -> Report:
+        return Report(loss, correct if self.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR else None, samples)
 
     def _check_batch(self, x: Any, y: Any) -> tuple[Values, Values]:
         samples = self._batch.samples(x)
@@ -198,7 +201,7 @@ class Learner:
         """Train on one sample; see `learn_many`."""
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
         self.step(1)
-        return Report(self._report[0], self._report[1], 1)
+        return self._new_report(self._report[0], self._report[1], 1)
 
     @exclusive
     def step(self, n: int) -> None:
@@ -355,15 +358,22 @@ class Learner:
         Raises
         ------
         CheckpointError
-            The file is damaged, or belongs to another net, optimizer or loss; the learner is as it was.
+            The file is damaged, or belongs to another net, optimizer or loss: the learner is as it was. If it cannot
+            be read to its end, the learner is refused until another one is restored.
         """
-        found = peek(path)
-        check_alike(path, found, self.net, self.recipe)
-        checkpoint.load(path, {name: view for name, _, _, view in kept_tensors(self.runtime)})
+        with checkpoint.verified(path) as whole:
+            self._take(whole, contents(path, whole.header))
+
+    def _take(self, whole: checkpoint.Whole, found: Contents) -> None:
+        check_alike(str(whole.path), found, self.net, self.recipe)
+        views = {name: view for name, _, _, view in kept_tensors(self.runtime)}
+        checkpoint.check_fit(whole, views)
+        self._torn = True  # should reading end midway
+        checkpoint.read(whole, views)
+        self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
         self.classes, self.columns, self.position = found.classes, found.columns, found.position
-        self._torn, self._stale = False, self.net.head.kind == "ridge"
 
     @classmethod
     def load(
@@ -377,11 +387,11 @@ class Learner:
         CheckpointError
             The file is missing, damaged, or of another version.
         """
-        found = peek(path)
-        learner = cls.__new__(cls)
-        given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
-        learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
-        learner.restore(path)
+        with checkpoint.verified(path) as whole:
+            found, learner = contents(path, whole.header), cls.__new__(cls)
+            given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
+            learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
+            learner._take(whole, found)
         return learner
 
     def move_to(self, **position: Any) -> None:

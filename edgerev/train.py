@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -18,7 +17,7 @@ from edgerev.data.standardise import statistics
 from edgerev.errors import CheckpointError, ConfigError, UsageError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
-from edgerev.kernels.layout import R_CORRECT, R_LOSS
+from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
 from edgerev.learner import Learner
 from edgerev.program import Region
 from edgerev.tools.memory import peak_rss_bytes, rss_bytes
@@ -70,8 +69,8 @@ class TrainingReport:
     ready_rss_bytes: int
     measured_on: str
     loss: float = 0.0
-    accuracy: float = 0.0
-    squared_error: float = 0.0
+    accuracy: float | None = None
+    squared_error: float | None = None
     accuracy_after: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     forgetting: float = 0.0
@@ -100,7 +99,7 @@ class Trainer:
         self.config, self.output, self.progress = config, output, progress
         self.split = _split(dataset, config)
         train = self.split.train
-        outputs = len(train.classes) if train.classes is not None else math.prod(train.target_shape)
+        outputs = train.outputs
         if config.net.outputs is not None and config.net.outputs < outputs:
             raise ConfigError(
                 f"net.outputs is {config.net.outputs}, but the data has {outputs} classes or values; expected at least "
@@ -239,7 +238,9 @@ class Trainer:
             if every and self.learner.steps % every == 0:
                 self._save()
             if self.learner.steps % 10 == 0:
-                figures = f"loss {loss:.4f}, accuracy {100 * correct / (seen - start):.2f} %"
+                figures = f"loss {loss:.4f}"
+                if self.learner.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR:
+                    figures += f", accuracy {100 * correct / (seen - start):.2f} %"
                 shown.set_postfix_str(figures, refresh=False)
         self.report.loss = loss
 
@@ -254,13 +255,16 @@ class Trainer:
         """Measure accuracy on every experience seen so far, and on all of them together."""
         results = [evaluate(self.learner, experience.test) for experience in self.stream[: index + 1]]
         sizes = [result.samples for result in results]
-        matrix = [*self.learner.position.matrix[:index], [result.accuracy for result in results]]
-        self.learner.move_to(matrix=matrix)
         report = self.report
+        if results[0].squared_error is not None:
+            report.squared_error = results[0].squared_error  # values come in one experience
+            return
+        row = [result.accuracy for result in results if result.accuracy is not None]
+        matrix = [*self.learner.position.matrix[:index], row]
+        self.learner.move_to(matrix=matrix)
         report.matrix = [list(row) for row in matrix]
         report.accuracy_after = [_mean(row, sizes) for row in matrix]
         report.accuracy = report.accuracy_after[-1]
-        report.squared_error = _mean([result.squared_error for result in results], sizes)
         if len(report.matrix) == len(self.stream):
             report.forgetting = forgetting(report.matrix)
             report.backward_transfer = backward_transfer(report.matrix)

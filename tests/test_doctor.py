@@ -10,6 +10,7 @@ from edgerev import doctor, machine
 from edgerev.cli import main
 from edgerev.cli.doctor import to_json, to_text
 from edgerev.doctor import Check, Level
+from edgerev.kernels import targets
 
 CPU = "sys/devices/system/cpu"
 FILES = {
@@ -235,6 +236,14 @@ def test_missing_packages_are_errors(monkeypatch):
     assert doctor.packages_check().hint == "python -m pip install tqdm"
     assert doctor.kernels_check().status is Level.ERROR
     assert machine.installed("no-such-package-anywhere") is None
+
+
+def test_a_processor_without_kernels(monkeypatch):
+    for machine_name, match in (("armv7l", "no kernels for processor 'armv7l'"), ("riscv64", "no kernels for")):
+        monkeypatch.setattr(targets.platform, "machine", lambda: machine_name)  # noqa: B023
+        check = doctor.kernels_check()
+        assert (check.status, check.hint) == (Level.ERROR, "use x86-64 with AVX2 and FMA, or aarch64")
+        assert match in check.message
 
 
 @pytest.mark.parametrize(("text", "cores"), [("0", 1), ("0-3", 4), ("0-1,4,6-7", 5), ("", 0)])

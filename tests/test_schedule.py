@@ -217,13 +217,24 @@ def test_plan_prints_the_schedule_of_a_budget(cli):
     assert cli("plan", "--preset", "vis8", "--budget", "1kB").code == 2
 
 
-def test_the_training_plan_is_the_planned_one(cli, tmp_path):
-    """`plan --config` tells what `train` will take, but for samples on their way from disk."""
-    config = tmp_path / "config.toml"
-    config.write_text(toys.CONFIG.replace("batch = 8", 'batch = 8\nbudget = "60kB"'))
-    planned = plan(cli, "--config", config, "--input", "4", "--outputs", 3)
-    toys.tree_set(tmp_path / "data")
-    done = cli("train", config, "--data", tmp_path / "data", "-o", tmp_path / "model.edgerev", "--json")
+@pytest.mark.parametrize("more", ["budget = '1MB'", "threads = 2", "schedule = 'stored'"])
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_the_training_plan_is_the_planned_one(kind, more, cli, tmp_path):
+    """`plan --config --data` tells what `train` will take to the byte, with samples on their way from disk."""
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    net = toys.CONFIG if kind == "rows" else '[net]\npreset = "digits"\n[train]\nepochs = 1\nbatch = 8\n'
+    config.write_text(net.replace("batch = 8", f"batch = 8\n{more}"))
+    if kind == "rows":
+        toys.tree_set(data)
+    else:
+        data.mkdir()
+        toys.write_npz(data / "train.npz", *toys.images())
+    planned = plan(cli, "--config", config, "--data", data)
+    done = cli("train", config, "--data", data, "-o", tmp_path / "model.edgerev", "--json")
     trained = json.loads(done.out)
     assert (trained["arena_bytes"], trained["regions"]) == (planned["arena_bytes"], planned["regions"])
-    assert planned["arena_bytes"] <= 60_000
+    assert (planned["regions"]["data"] > 0) == (kind == "images")
+    shape, outputs = ("4", 3) if kind == "rows" else ("8x8x1", 6)
+    without = plan(cli, "--config", config, "--input", shape, "--outputs", outputs)["regions"]
+    assert without["data"] == 0
+    assert "--data goes with --config" in cli("plan", "--preset", "mlp4", "--data", data).err

@@ -125,7 +125,7 @@ def test_every_format_from_training_to_predicting(kind, cli, tmp_path):
     assert trained["accuracy"] > 0.9
     assert of(cli("eval", model, "--data", data, "--json"))["accuracy"] == trained["accuracy"]
     more = ["--label", "label"] if kind == "csv" else []
-    lines = cli("predict", model, "--data", data, *more).out.splitlines()
+    lines = cli("predict", model, "--data", data, "--part", "test", *more).out.splitlines()
     assert len(lines) == 30
     y = toys.images(30, seed=2)[1]
     assert np.mean([line == str(label) for line, label in zip(lines, y)]) == trained["accuracy"]
@@ -140,12 +140,28 @@ def model(cli, work):
     return work / "model.edgerev"
 
 
+PARTS = ("train", "test", "all")
+
+
 def test_eval(cli, work, model):
     figures = of(cli("eval", model, "--data", work / "data", "--json"))
-    assert figures == {"samples": 30, "accuracy": figures["accuracy"], "squared_error": 0.0}
+    assert figures == {"part": "test", "samples": 30, "accuracy": figures["accuracy"], "squared_error": None}
     for threads in (1, 2):
         done = cli("eval", model, "--data", work / "data", "--threads", threads)
-        assert done == (0, f"accuracy {100 * figures['accuracy']:.2f} % of 30 samples\n", "")
+        assert done == (0, f"accuracy {100 * figures['accuracy']:.2f} % of 30 samples (test)\n", "")
+    sizes = {part: of(cli("eval", model, "--data", work / "data", "--part", part, "--json")) for part in PARTS}
+    assert {part: (found["part"], found["samples"]) for part, found in sizes.items()} == {
+        "train": ("train", 60), "test": ("test", 30), "all": ("all", 90),
+    }  # fmt: skip
+    assert sizes["test"]["accuracy"] == figures["accuracy"]
+    right = sum(sizes[part]["samples"] * sizes[part]["accuracy"] for part in ("train", "test"))
+    assert sizes["all"]["accuracy"] == pytest.approx(right / 90)
+    for part, count in (("train", 60), ("test", 30), ("all", 90)):
+        lines = cli("predict", model, "--data", work / "data", "--label", "label", "--part", part).out.splitlines()
+        assert len(lines) == count
+    assert cli("predict", model, "--data", work / "data", "--label", "label").out.splitlines() == lines
+    done = cli("eval", model, "--data", work / "data" / "train.csv", "--part", "test")
+    assert (done.code, "has no test part" in done.err) == (2, True)
     toys.write_csv(work / "tree.csv", *toys.rows(30), "tree")
     assert cli("eval", model, "--data", work / "tree.csv", "--label", "tree").code == 1
 
@@ -235,14 +251,16 @@ def test_several_columns_of_targets(kind, cli, work):
     assert (trained["measured_on"], measured["samples"]) == ("held-out", 90)
     found = np.array([line.split() for line in cli("predict", model, *data).out.splitlines()], float)
     text = cli("eval", model, *data).out
+    other = "squared_error" if kind == "binary_cross_entropy" else "accuracy"
+    assert (trained[other], measured[other]) == (None, None)
     if kind == "binary_cross_entropy":
         assert (found == values).mean() == pytest.approx(measured["accuracy"])
         assert measured["accuracy"] > 0.9
-        assert text == f"accuracy {100 * measured['accuracy']:.2f} % of 90 samples\n"
+        assert text == f"accuracy {100 * measured['accuracy']:.2f} % of 90 samples (all)\n"
     else:
         assert ((found - values) ** 2).mean() == pytest.approx(measured["squared_error"], rel=1e-4)
         assert measured["squared_error"] < 0.1
-        assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples\n"
+        assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples (all)\n"
 
 
 def swapped(path, x, labels):
@@ -303,7 +321,7 @@ def test_plan_says_what_is_wrong(arguments, match, cli):
 
 
 def test_plan_of_a_configuration_needs_a_shape(cli, work):
-    assert "add --input, such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
+    assert "add --data, or --input such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
 
 
 @pytest.mark.parametrize("preset", ["mlp6", "har3", "vis2"])

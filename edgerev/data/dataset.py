@@ -35,6 +35,34 @@ class Dataset(NamedTuple):
     train: Records
     test: Records | None
 
+    def part(self, name: str | None) -> tuple[str, list[Records]]:
+        """Return the name and the records of a part: "train", "test" or "all"; None is the test part if there is one.
+
+        Parameters
+        ----------
+        name : {'train', 'test', 'all'}, optional
+            The part.
+
+        Returns
+        -------
+        tuple of str and list of Records
+            "all" for None where there is no test part.
+
+        Raises
+        ------
+        UsageError
+            There is no such part.
+        """
+        name = name or ("all" if self.test is None else "test")
+        if name == "test" and self.test is None:
+            raise UsageError(f"{self.train.path} has no test part; expected train.* and test.*; ask for all of it")
+        parts: dict[str, list[Records | None]] = {
+            "train": [self.train], "test": [self.test], "all": [self.train, self.test],
+        }  # fmt: skip
+        if name not in parts:
+            raise UsageError(f"part {name!r}: expected one of {', '.join(parts)}; change it")
+        return name, [records for records in parts[name] if records is not None]
+
 
 def open_dataset(
     path: str | os.PathLike[str], *, label: Label = "label", cache: str | os.PathLike[str] | None = None

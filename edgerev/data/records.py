@@ -109,6 +109,11 @@ class Records:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def outputs(self) -> int:
+        """Classes, or values of one target."""
+        return len(self.classes) if self.classes is not None else prod(self.target_shape)
+
     def read_into(self, index: int, view: memoryview) -> None:
         """Read the bytes of one sample.
 
