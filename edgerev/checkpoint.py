@@ -28,43 +28,28 @@ import hashlib
 import json
 import os
 import stat
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from math import prod
-from typing import Any, NamedTuple
 
-from edgerev.data.files import fsync_folder, open_exclusive, read_at, unlink_own, write_all
+from edgerev.data.files import fsync_folder, open_exclusive, unlink_own, write_all
 from edgerev.errors import CheckpointError, UsageError
 
 MAX_HEADER_BYTES = 100_000_000
 CHUNK_BYTES = 1 << 18
+HEADER_CHUNK_BYTES = 1 << 14
 ITEM_BYTES = dict.fromkeys(("BOOL", "U8", "I8"), 1) | dict.fromkeys(("U16", "I16", "F16", "BF16"), 2)
 ITEM_BYTES |= dict.fromkeys(("U32", "I32", "F32"), 4) | dict.fromkeys(("U64", "I64", "F64"), 8)
-_LENGTH_BYTES = 8
-_OPENING = b'{"__metadata__":{"sha256":"'
-_NO_DIGEST = b"0" * 64
-_DIGEST_AT = _LENGTH_BYTES + len(_OPENING)
-_DIGEST_END = _DIGEST_AT + len(_NO_DIGEST)
+LENGTH_BYTES = 8
+OPENING = b'{"__metadata__":{"sha256":"'
+NO_DIGEST = b"0" * 64
+DIGEST_AT = LENGTH_BYTES + len(OPENING)
+DIGEST_END = DIGEST_AT + len(NO_DIGEST)
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
-Tensors = Sequence[tuple[str, str, Sequence[int], memoryview]]
-
-
-class Entry(NamedTuple):
-    """Where a tensor lies: its dtype by safetensors' name, shape, first byte in the file, and size in bytes."""
-
-    dtype: str
-    shape: tuple[int, ...]
-    offset: int
-    nbytes: int
-
-
-class Header(NamedTuple):
-    """What a checkpoint says about itself."""
-
-    metadata: dict[str, str]
-    tensors: dict[str, Entry]
+# Iterated several times: a deep net has so many tensors that even a list of them would be megabytes.
+Tensors = Iterable[tuple[str, str, Sequence[int], memoryview]]
 
 
 def previous_path(path: str | os.PathLike[str]) -> str:
@@ -81,9 +66,9 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
     ----------
     path : str or os.PathLike
         The file; links are followed.
-    tensors : sequence of (name, dtype, shape, view)
-        In the order of the file. The dtype is safetensors' name, such as 'F32'; the view is C-contiguous, of any
-        item type, and holds exactly the shape's bytes in little-endian order.
+    tensors : iterable of (name, dtype, shape, view)
+        In the order of the file; iterated several times. The dtype is safetensors' name, such as 'F32'; the view is
+        C-contiguous, of any item type, and holds exactly the shape's bytes in little-endian order.
     metadata : mapping of str to str
         Any keys but `sha256`.
 
@@ -94,7 +79,7 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
     CheckpointError
         If the file cannot be written; the old files are as they were.
     """
-    header = _encode_header(tensors, metadata)
+    header_bytes = _check(tensors, metadata)
     target = os.path.realpath(path)
     folder, name = os.path.split(target)
     temporary, link = os.path.join(folder, f".{name}.tmp"), os.path.join(folder, f".{name}.old.tmp")
@@ -103,7 +88,7 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
             raise FileExistsError(errno.EEXIST, "it is no regular file")
         fd = open_exclusive(temporary, wait=False)
         try:
-            _write(fd, header, tensors)
+            _write(fd, header_bytes, tensors, metadata)
             os.fsync(fd)
             _replace(temporary, target, link, folder)
         finally:
@@ -111,152 +96,63 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
             os.close(fd)
 
 
-class Whole(NamedTuple):
-    """A checkpoint that is open and was verified."""
-
-    path: str | os.PathLike[str]
-    fd: int
-    header: Header
-
-
-@contextmanager
-def verified(path: str | os.PathLike[str]) -> Iterator[Whole]:
-    """Open a checkpoint and check every bit of it; what is `read` inside is that file, whatever takes its name.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is no checkpoint or any bit of it changed.
-    """
-    try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot open the checkpoint {os.fspath(path)} ({error}); expected a file made by save; {_way_out(path)}"
-        ) from error
-    try:
-        with _reading(path):
-            header = _verify(path, fd)
-        yield Whole(path, fd, header)
-    finally:
-        os.close(fd)
-
-
-def verify(path: str | os.PathLike[str]) -> Header:
-    """Check every bit of a checkpoint against its checksum, in a small fixed buffer.
-
-    Parameters
-    ----------
-    path : str or os.PathLike
-        The file.
-
-    Returns
-    -------
-    Header
-        Metadata (without the checksum) and tensors.
-
-    Raises
-    ------
-    CheckpointError
-        If the file is no checkpoint or any bit of it changed.
-    """
-    with verified(path) as whole:
-        return whole.header
-
-
-def read(whole: Whole, into: Mapping[str, memoryview]) -> None:
-    """Read all tensors of a checkpoint that was verified.
-
-    Parameters
-    ----------
-    into : mapping of str to memoryview
-        For each tensor a writable, C-contiguous view of exactly its size in bytes; written in place.
-
-    Raises
-    ------
-    UsageError, CheckpointError
-        As for `check_fit`, with the views untouched; or the file cannot be read to its end, and they are a mixture.
-    """
-    path, fd, header = whole
-    check_fit(whole, into)
-    with _reading(path):
-        for name, view in into.items():
-            if read_at(fd, view, header.tensors[name].offset) != view.nbytes:
-                raise _damaged(path, "it became shorter while it was read")
-
-
-def check_fit(whole: Whole, into: Mapping[str, memoryview]) -> None:
-    """Check that views can take the tensors of a checkpoint; see `read`.
-
-    Raises
-    ------
-    UsageError
-        A view is read-only or not contiguous.
-    CheckpointError
-        The tensors are not those of `into` by name and size.
-    """
-    path, header = whole.path, whole.header
-    for name, view in into.items():
-        if view.readonly or not view.c_contiguous:
-            raise UsageError(f"the buffer for {name} cannot be filled; expected a writable, C-contiguous one; pass it")
-    missing = sorted(into.keys() - header.tensors.keys())
-    extra = sorted(header.tensors.keys() - into.keys())
-    sizes = [
-        f"{name} has {header.tensors[name].nbytes} bytes, not {into[name].nbytes}"
-        for name in into
-        if name in header.tensors and header.tensors[name].nbytes != into[name].nbytes
-    ]
-    if missing or extra or sizes:
-        problems = [f"lacks {', '.join(missing[:3])}"] if missing else []
-        problems += [f"has {', '.join(extra[:3])} besides"] if extra else []
-        problems += sizes[:3]
-        raise CheckpointError(
-            f"{os.fspath(path)} belongs to another net: it {'; '.join(problems)}; expected the {len(into)} tensors of "
-            "this net; load it with the net it was saved from"
-        )
-
-
-def _encode_header(tensors: Tensors, metadata: Mapping[str, str]) -> bytearray:
+def _check(tensors: Tensors, metadata: Mapping[str, str]) -> int:
+    """Return the bytes of the header's text, padded; UsageError if something does not fit together."""
     if "sha256" in metadata or not all(isinstance(text, str) for text in chain.from_iterable(metadata.items())):
         raise UsageError("metadata must map str to str without the key sha256; convert the values, for one to JSON")
-    entries: dict[str, Any] = {"__metadata__": {"sha256": _NO_DIGEST.decode(), **metadata}}
-    end = 0
+    names = {"__metadata__"}
     for name, dtype, shape, view in tensors:
-        if name in entries or dtype not in ITEM_BYTES:
+        if name in names or dtype not in ITEM_BYTES:
             raise UsageError(f"tensor {name!r} of {dtype}; expected a new name and one of {', '.join(ITEM_BYTES)}")
+        names.add(name)
         need = prod(shape) * ITEM_BYTES[dtype]
         if view.nbytes != need or not view.c_contiguous:
             raise UsageError(
                 f"tensor {name!r} has a view of {view.nbytes} bytes; expected {need} contiguous ones for {dtype} "
                 f"{list(shape)}; pass the whole tensor"
             )
-        entries[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + need]}
-        end += need
-    text = json.dumps(entries, separators=(",", ":")).encode()
+    size = sum(map(len, _header(tensors, metadata)))
     # The data starts at a multiple of 8, as in the files of the safetensors package.
-    text += b" " * (-len(text) % 8)
-    if len(text) > MAX_HEADER_BYTES:
-        raise UsageError(f"the header would have {len(text)} bytes; expected at most {MAX_HEADER_BYTES}; shorten it")
-    return bytearray(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
+    size += -size % 8
+    if size > MAX_HEADER_BYTES:
+        raise UsageError(f"the header would have {size} bytes; expected at most {MAX_HEADER_BYTES}; shorten it")
+    return size
 
 
-def _write(fd: int, header: bytearray, tensors: Tensors) -> None:
-    digest = hashlib.sha256(header)
-    write_all(fd, memoryview(header))
+def _header(tensors: Tensors, metadata: Mapping[str, str]) -> Iterator[bytes]:
+    """Yield the header's text in pieces, one for each tensor, so that it is never there as a whole."""
+    separators = (",", ":")
+    yield json.dumps({"__metadata__": {"sha256": NO_DIGEST.decode(), **metadata}}, separators=separators)[:-1].encode()
+    end = 0
+    for name, dtype, shape, view in tensors:
+        entry = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end + view.nbytes]}
+        yield f",{json.dumps(name)}:{json.dumps(entry, separators=separators)}".encode()
+        end += view.nbytes
+    yield b"}"
+
+
+def _write(fd: int, header_bytes: int, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    digest, joined = hashlib.sha256(), bytearray(header_bytes.to_bytes(LENGTH_BYTES, "little"))
+
+    def write(chunk: memoryview) -> None:
+        digest.update(chunk)
+        write_all(fd, chunk)
+
+    left = header_bytes
+    for piece in _header(tensors, metadata):
+        joined += piece
+        left -= len(piece)
+        if len(joined) >= HEADER_CHUNK_BYTES:
+            write(memoryview(joined))
+            joined = bytearray()
+    write(memoryview(joined + b" " * left))
     for _, _, _, view in tensors:
         if view.nbytes == 0:
             continue
         data = view.cast("B")
         for start in range(0, data.nbytes, CHUNK_BYTES):
-            chunk = data[start : start + CHUNK_BYTES]
-            digest.update(chunk)
-            write_all(fd, chunk)
-    os.pwrite(fd, digest.hexdigest().encode(), _DIGEST_AT)
+            write(data[start : start + CHUNK_BYTES])
+    os.pwrite(fd, digest.hexdigest().encode(), DIGEST_AT)
 
 
 def _replace(temporary: str, target: str, link: str, folder: str) -> None:
@@ -310,91 +206,3 @@ def _saving(target: str) -> Iterator[None]:
             f"cannot save {target} ({error}); expected room for it beside the old one, in a folder that can be "
             "written; what was there is still whole: free some space or name another folder, then save again"
         ) from error
-
-
-@contextmanager
-def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise _damaged(path, str(error)) from error
-
-
-def _damaged(path: str | os.PathLike[str], what: str) -> CheckpointError:
-    return CheckpointError(
-        f"{os.fspath(path)} is no whole checkpoint: {what}; expected a file made by save; {_way_out(path)}"
-    )
-
-
-def _way_out(path: str | os.PathLike[str]) -> str:
-    previous = previous_path(path)
-    if os.path.exists(previous):
-        return f"the generation before it is in {previous}: load that"
-    return "there is no .previous beside it: check the path, or restore a copy"
-
-
-def _header_bytes(path: str | os.PathLike[str], fd: int) -> bytearray:
-    """Read the length and the header, with nothing of it believed but that it fits into the file."""
-    size = os.fstat(fd).st_size
-    length = bytearray(_LENGTH_BYTES)
-    read_at(fd, memoryview(length), 0)
-    end = _LENGTH_BYTES + int.from_bytes(length, "little")
-    if end - _LENGTH_BYTES > MAX_HEADER_BYTES:
-        raise _damaged(path, f"its header would have {end - _LENGTH_BYTES} bytes")
-    if end > size:
-        raise _damaged(path, f"it has {size} bytes, but its header alone would end at {end}")
-    if end < _DIGEST_END:
-        raise _damaged(path, "its header is too short to hold a checksum")
-    header = bytearray(end)
-    if read_at(fd, memoryview(header), 0) != end:
-        raise _damaged(path, "it became shorter while it was read")
-    return header
-
-
-def _decode_header(path: str | os.PathLike[str], header: bytearray, size: int) -> Header:
-    if header[_LENGTH_BYTES:_DIGEST_AT] != _OPENING:
-        raise _damaged(path, "its header has no checksum of edgerev's")
-    try:
-        fields = json.loads(header[_LENGTH_BYTES:])
-        metadata = fields.pop("__metadata__")
-        del metadata["sha256"]
-        tensors: dict[str, Entry] = {}
-        end = len(header)
-        for name, field in fields.items():
-            entry = _entry(field, len(header))
-            if entry.offset != end:
-                raise ValueError(f"tensor {name} does not start where the one before it ends")
-            tensors[name] = entry
-            end += entry.nbytes
-        if not all(isinstance(text, str) for text in metadata.values()):
-            raise ValueError("metadata that is not text")
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise _damaged(path, f"its header cannot be read ({error})") from error
-    if end != size:
-        raise _damaged(path, f"it has {size} bytes, but its tensors end at {end}")
-    return Header(metadata, tensors)
-
-
-def _entry(field: dict[str, Any], base: int) -> Entry:
-    start, end = field["data_offsets"]
-    shape = tuple(field["shape"])
-    if not all(type(number) is int and number >= 0 for number in (start, end, *shape)):
-        raise ValueError("sizes that are not natural numbers")
-    if end - start != prod(shape) * ITEM_BYTES[field["dtype"]]:
-        raise ValueError("a tensor whose bytes do not fit its shape")
-    return Entry(field["dtype"], shape, base + start, end - start)
-
-
-def _verify(path: str | os.PathLike[str], fd: int) -> Header:
-    header = _header_bytes(path, fd)
-    found = bytes(header[_DIGEST_AT:_DIGEST_END])
-    header[_DIGEST_AT:_DIGEST_END] = _NO_DIGEST
-    digest = hashlib.sha256(header)
-    buffer = memoryview(bytearray(CHUNK_BYTES))
-    at = len(header)
-    while count := read_at(fd, buffer, at):
-        digest.update(buffer[:count])
-        at += count
-    if digest.hexdigest().encode() != found:
-        raise _damaged(path, "its contents do not match its checksum")
-    return _decode_header(path, header, at)

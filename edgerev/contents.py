@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
-from edgerev import checkpoint
+from edgerev.checkpoint_reader import Whole, verified
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
@@ -18,6 +19,7 @@ from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
+SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
@@ -54,7 +56,6 @@ class Contents(NamedTuple):
     Attributes
     ----------
     net, recipe, classes, columns, position, memory : see `Learner`
-    header : its tensors, and the metadata as they stand in the file
     """
 
     net: Net
@@ -63,7 +64,6 @@ class Contents(NamedTuple):
     columns: list[str]
     position: Position
     memory: Memory
-    header: checkpoint.Header
 
 
 def to_metadata(
@@ -89,12 +89,13 @@ def peek(path: str) -> Contents:
     CheckpointError
         The file is missing, damaged, of another format, or no checkpoint of edgerev's.
     """
-    return contents(path, checkpoint.verify(path))
+    with verified(path) as whole:
+        return contents(whole)
 
 
-def contents(path: str, header: checkpoint.Header) -> Contents:
-    """Return what a checkpoint holds, from its header; see `peek`."""
-    metadata = header.metadata
+def contents(whole: Whole) -> Contents:
+    """Return what a checkpoint that is open holds; see `peek`."""
+    path, metadata = whole.path, whole.metadata
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
             f"{path} is of format {metadata.get('format')}; expected {CHECKPOINT_FORMAT}, a checkpoint of this version "
@@ -104,7 +105,7 @@ def contents(path: str, header: checkpoint.Header) -> Contents:
         return Contents(
             Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
             list(json.loads(metadata["classes"])), list(json.loads(metadata["columns"])),
-            Position(**json.loads(metadata["position"])), _memory_from_dict(json.loads(metadata["memory"])), header,
+            Position(**json.loads(metadata["position"])), _memory_from_dict(json.loads(metadata["memory"])),
         )
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
@@ -112,18 +113,30 @@ def contents(path: str, header: checkpoint.Header) -> Contents:
         ) from error
 
 
-def kept_tensors(runtime: Runtime) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
-    """Return name, dtype, shape and bytes of each tensor that a checkpoint keeps."""
-    program = runtime.program
-    counters, scalars = runtime.view("counters"), runtime.view("scalars")
-    found: list[tuple[str, str, tuple[int, ...], memoryview]] = []
-    found.append(("counters", "I64", (len(counters),), counters.cast("B")))
-    found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
-    for number, (name, region) in enumerate(zip(program.names, program.regions)):
-        if region in KEPT:
-            tensor = program.decode_tensor(number)
-            found.append((name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")))
-    return found
+class KeptTensors:
+    """Name, dtype, shape and bytes of each tensor that a checkpoint keeps, one at a time, as often as wanted."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __iter__(self) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+        runtime = self._runtime
+        for name, dtype in (("counters", "I64"), ("scalars", "F32")):
+            view = runtime.view(name)
+            yield name, dtype, (len(view),), view.cast("B")
+        for number, (name, region) in enumerate(zip(runtime.program.names, runtime.program.regions)):
+            if region in KEPT:
+                tensor = runtime.program.decode_tensor(number)
+                yield name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")
+
+    @property
+    def sample_bytes(self) -> int:
+        """Bytes of those that lie in regions through which samples pass."""
+        program = self._runtime.program
+        return sum(
+            program.decode_tensor(number).nbytes for number, region in enumerate(program.regions)
+            if region in KEPT and region not in SAMPLE_FREE
+        )
 
 
 def check_finite(path: str, runtime: Runtime) -> None:

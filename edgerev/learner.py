@@ -9,9 +9,9 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
-from edgerev import checkpoint
+from edgerev import checkpoint, checkpoint_reader
 from edgerev.batch import Batch, Report, Values, answer, answers
-from edgerev.contents import Contents, Memory, Position, check_alike, check_finite, contents, kept_tensors, to_metadata
+from edgerev.contents import Contents, KeptTensors, Memory, Position, check_alike, check_finite, contents, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
@@ -20,12 +20,9 @@ from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
-from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
-
-SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
 
 
 class Learner:
@@ -106,8 +103,7 @@ class Learner:
     @property
     def stored_sample_bytes(self) -> int:
         """Bytes that a checkpoint writes of regions through which samples pass."""
-        regions = dict(zip(self._program.names, self._program.regions))
-        return sum(view.nbytes for name, _, _, view in kept_tensors(self.runtime) if regions[name] not in SAMPLE_FREE)
+        return KeptTensors(self.runtime).sample_bytes
 
     @property
     def parameters(self) -> int:
@@ -349,7 +345,7 @@ class Learner:
             )
         check_finite(path, self.runtime)
         metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position, self.memory)
-        checkpoint.save(path, kept_tensors(self.runtime), metadata)
+        checkpoint.save(path, KeptTensors(self.runtime), metadata)
 
     @exclusive
     def restore(self, path: str) -> None:
@@ -361,15 +357,15 @@ class Learner:
             The file is damaged, or belongs to another net, optimizer or loss: the learner is as it was. If it cannot
             be read to its end, the learner is refused until another one is restored.
         """
-        with checkpoint.verified(path) as whole:
-            self._take(whole, contents(path, whole.header))
+        with checkpoint_reader.verified(path) as whole:
+            self._take(whole, contents(whole))
 
-    def _take(self, whole: checkpoint.Whole, found: Contents) -> None:
-        check_alike(str(whole.path), found, self.net, self.recipe)
-        views = {name: view for name, _, _, view in kept_tensors(self.runtime)}
-        checkpoint.check_fit(whole, views)
+    def _take(self, whole: checkpoint_reader.Whole, found: Contents) -> None:
+        check_alike(whole.path, found, self.net, self.recipe)
+        tensors = KeptTensors(self.runtime)
+        checkpoint_reader.check_fit(whole, tensors)
         self._torn = True  # should reading end midway
-        checkpoint.read(whole, views)
+        checkpoint_reader.read(whole, tensors)
         self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
@@ -387,8 +383,8 @@ class Learner:
         CheckpointError
             The file is missing, damaged, or of another version.
         """
-        with checkpoint.verified(path) as whole:
-            found, learner = contents(path, whole.header), cls.__new__(cls)
+        with checkpoint_reader.verified(path) as whole:
+            found, learner = contents(whole), cls.__new__(cls)
             given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
             learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
             learner._take(whole, found)

@@ -14,6 +14,7 @@ import pytest
 import toys
 
 from edgerev import checkpoint
+from edgerev.checkpoint_reader import verified
 from edgerev.contents import peek
 from edgerev.data import open_dataset
 from edgerev.errors import CheckpointError, DataError
@@ -261,7 +262,8 @@ METADATA = {
 def test_whole_files_that_hold_something_else(name, refused, work):
     """The checksum is right, but it is another program's file, or another version's."""
     path = str(work / "model.edgerev")
-    metadata = dict(peek(path).header.metadata) if METADATA[name] else {}
+    with verified(path) as whole:
+        metadata = dict(whole.metadata) if METADATA[name] else {}
     for key, change in METADATA[name].items():
         text = change(metadata[key]) if callable(change) else change
         assert text != metadata[key]

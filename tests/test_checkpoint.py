@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgerev import checkpoint
+from edgerev import checkpoint, checkpoint_reader
 from edgerev.errors import CheckpointError, UsageError
 
 METADATA = {"net": '{"blocks": 2}', "position": "3 é"}
@@ -31,7 +31,9 @@ def buffers():
 
 
 def views(into):
-    return {name: memoryview(buffer) for name, buffer in into.items()}
+    """Return the tensors of a file with buffers for their contents; bytes for a tensor that no file has."""
+    known = {name: (dtype, shape) for name, dtype, shape, _ in tensors()}
+    return [(name, *known.get(name, ("U8", (len(to),))), memoryview(to)) for name, to in into.items()]
 
 
 def contents(seed=0):
@@ -52,16 +54,21 @@ def path(tmp_path):
 
 
 def read_whole(path, into):
-    with checkpoint.verified(path) as whole:
-        checkpoint.read(whole, into)
-        return whole.header
+    with checkpoint_reader.verified(path) as whole:
+        checkpoint_reader.read(whole, into)
+        return whole.metadata
+
+
+def verify(path):
+    with checkpoint_reader.verified(path) as whole:
+        return whole.metadata, dict(whole.entries())
 
 
 def resealed(data):
     """Return a file's bytes with the checksum that they have."""
-    plain = data[: checkpoint._DIGEST_AT] + b"0" * 64 + data[checkpoint._DIGEST_END :]
+    plain = data[: checkpoint.DIGEST_AT] + b"0" * 64 + data[checkpoint.DIGEST_END :]
     digest = hashlib.sha256(plain).hexdigest().encode()
-    return data[: checkpoint._DIGEST_AT] + digest + data[checkpoint._DIGEST_END :]
+    return data[: checkpoint.DIGEST_AT] + digest + data[checkpoint.DIGEST_END :]
 
 
 def names(path):
@@ -70,12 +77,12 @@ def names(path):
 
 def test_what_is_saved_is_loaded(path):
     assert load(path) == contents()
-    header = checkpoint.verify(path)
-    assert header.metadata == METADATA
-    assert [(name, entry.dtype, entry.shape) for name, entry in header.tensors.items()] == [
+    metadata, entries = verify(path)
+    assert metadata == METADATA
+    assert [(name, entry.dtype, entry.shape) for name, entry in entries.items()] == [
         (name, dtype, shape) for name, dtype, shape, _ in tensors()
     ]
-    assert header.tensors["stem.weight"].offset % 8 == 0
+    assert entries["stem.weight"].offset % 8 == 0
     assert names(path) == ["model.edgerev"]
 
 
@@ -89,7 +96,7 @@ def test_the_safetensors_package_reads_it(path):
 
 def test_nothing_at_all_can_be_saved(tmp_path):
     checkpoint.save(tmp_path / "empty", [], {})
-    assert read_whole(tmp_path / "empty", {}) == checkpoint.Header({}, {})
+    assert read_whole(tmp_path / "empty", []) == {}
 
 
 def test_every_flipped_bit_is_found(path):
@@ -100,7 +107,7 @@ def test_every_flipped_bit_is_found(path):
             for bit in range(8):
                 os.pwrite(file.fileno(), bytes([whole[place] ^ 1 << bit]), place)
                 with pytest.raises(CheckpointError, match="no whole checkpoint"):
-                    checkpoint.verify(path)
+                    verify(path)
             with pytest.raises(CheckpointError, match="no whole checkpoint"):
                 read_whole(path, views(into))
             os.pwrite(file.fileno(), whole[place : place + 1], place)
@@ -113,7 +120,7 @@ def test_every_truncation_and_a_longer_file_are_found(path):
     into = buffers()
     for damaged in [whole[:length] for length in range(len(whole))] + [whole + b"\0"]:
         path.write_bytes(damaged)
-        for read in (checkpoint.verify, lambda p: read_whole(p, views(into))):
+        for read in (verify, lambda p: read_whole(p, views(into))):
             with pytest.raises(CheckpointError, match="no whole checkpoint"):
                 read(path)
     assert into == buffers()
@@ -139,7 +146,7 @@ def test_no_other_file_makes_the_header_reader_stumble(path):
         assert header != text
         path.write_bytes(resealed(struct.pack("<Q", len(header)) + header + whole[8 + size :]))
         with pytest.raises(CheckpointError, match=r"its header cannot be read|its tensors end at"):
-            checkpoint.verify(path)
+            verify(path)
 
 
 def test_an_absurd_header_length_is_refused_before_reading(path):
@@ -147,7 +154,7 @@ def test_an_absurd_header_length_is_refused_before_reading(path):
         file.write(struct.pack("<Q", 1 << 40))
         file.truncate(1 << 41)
     with pytest.raises(CheckpointError, match="its header would have"):
-        checkpoint.verify(path)
+        verify(path)
 
 
 def test_a_file_of_safetensors_without_checksum_is_refused(tmp_path):
@@ -155,12 +162,12 @@ def test_a_file_of_safetensors_without_checksum_is_refused(tmp_path):
     np = pytest.importorskip("numpy")
     numpy.save_file({"a": np.zeros(99)}, tmp_path / "other")
     with pytest.raises(CheckpointError, match="checksum"):
-        checkpoint.verify(tmp_path / "other")
+        verify(tmp_path / "other")
 
 
 def test_the_previous_generation_is_kept_and_named_in_errors(path):
     with pytest.raises(CheckpointError, match=r"no \.previous beside it"):
-        checkpoint.verify(path.with_name("absent"))
+        verify(path.with_name("absent"))
     checkpoint.save(path, tensors(1), METADATA)
     checkpoint.save(path, tensors(2), METADATA)
     previous = checkpoint.previous_path(path)
@@ -176,9 +183,28 @@ def test_another_net_changes_nothing(path):
     del into["flags"]
     into["head.bias"] = bytearray(4)
     into["step"] = bytearray(4)
-    with pytest.raises(CheckpointError, match=r"lacks head.bias; has flags besides; step has 8 bytes, not 4"):
+    with pytest.raises(CheckpointError, match=r"has flags besides; has 8 bytes of step, not 4; lacks head.bias"):
         read_whole(path, views(into))
     assert not any(any(buffer) for buffer in into.values())
+
+
+def test_tensors_in_another_order_are_found(path):
+    into = dict(reversed(buffers().items()))
+    read_whole(path, views(into))
+    assert {name: bytes(buffer) for name, buffer in into.items()} == contents()
+
+
+def test_a_header_that_is_read_in_pieces(path):
+    """Longer than a piece: as a whole, in one entry, and in characters that a piece may cut."""
+    many = [(f"{'é' * 30} {number}", "U8", (1,), memoryview(bytes([number % 256]))) for number in range(2000)]
+    metadata = {"net": "é\"" * checkpoint.HEADER_CHUNK_BYTES}
+    checkpoint.save(path, many, metadata)
+    found, entries = verify(path)
+    assert found == metadata
+    assert list(entries) == [name for name, *_ in many]
+    into = {name: bytearray(1) for name, *_ in many}
+    read_whole(path, views(into))
+    assert {name: bytes(to) for name, to in into.items()} == {name: view.tobytes() for name, _, _, view in many}
 
 
 def test_a_buffer_that_cannot_be_filled(path):
@@ -259,7 +285,7 @@ def test_without_links_a_failed_rename_is_taken_back(path, monkeypatch):
 CRASH = """
 import os, sys
 sys.path.insert(0, {tests!r})
-from edgerev import checkpoint
+from edgerev import checkpoint, checkpoint_reader
 from test_checkpoint import METADATA, tensors
 def die(*args, **kwargs):
     os._exit(7)
@@ -309,7 +335,7 @@ def test_a_full_disk(tmp_path):
         checkpoint.save(path, [("a", "U8", (600_000,), half)], METADATA)
         with pytest.raises(CheckpointError, match=r"No space left.*free some space"):
             checkpoint.save(path, [("a", "U8", (600_000,), half)], METADATA)
-        assert checkpoint.verify(path).tensors["a"].nbytes == 600_000
+        assert verify(path)[1]["a"].nbytes == 600_000
         assert names(path) == ["model.edgerev"]
     finally:
         subprocess.run(["umount", str(tmp_path)], check=True)
@@ -367,15 +393,15 @@ def test_two_processes_at_once(path):
 
 MEMORY = """
 import sys
-from edgerev import checkpoint
+from edgerev import checkpoint, checkpoint_reader
 data = bytearray(64 << 20)
 def peak():
     return int(next(line for line in open("/proc/self/status") if line.startswith("VmHWM")).split()[1])
 checkpoint.save(sys.argv[1] + "small", [("a", "U8", (4,), memoryview(bytes(4)))], {})
 before = peak()
 checkpoint.save(sys.argv[1], [("a", "U8", (len(data),), memoryview(data))], {"k": "v"})
-with checkpoint.verified(sys.argv[1]) as whole:
-    checkpoint.read(whole, {"a": memoryview(data)})
+with checkpoint_reader.verified(sys.argv[1]) as whole:
+    checkpoint_reader.read(whole, [("a", "U8", (len(data),), memoryview(data))])
 print(peak() - before)
 """
 

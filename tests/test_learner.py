@@ -2,6 +2,7 @@
 
 import os
 import signal
+import struct
 import threading
 
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 import toys
 
 import harness
-from edgerev import checkpoint
+from edgerev import checkpoint_reader
 from edgerev.errors import CheckpointError, DataError, NetError, NumericError, UsageError
 from edgerev.layers import Conv2d, Dense, Dropout, ReLU, RMSNorm
 from edgerev.learner import Learner
@@ -239,17 +240,18 @@ def test_the_generation_before_is_kept(tmp_path):
 def test_an_error_while_reading_leaves_a_learner_that_is_refused(tmp_path, monkeypatch):
     path, learner = str(tmp_path / "m.edgerev"), Learner(DENSE)
     learner.save(path)
-    read, left = checkpoint.read_at, [3]
+    header_bytes = struct.unpack("<Q", (tmp_path / "m.edgerev").read_bytes()[:8])[0]
+    read, left = checkpoint_reader.read_at, [3]
 
     def fail(fd, view, offset):
-        if view.format != "B" or view.nbytes < checkpoint.CHUNK_BYTES:
+        if offset >= 8 + header_bytes and view.nbytes < checkpoint_reader.CHUNK_BYTES:
             left[0] -= 1
         if left[0] < 0:
             raise OSError(5, "Input/output error")
         return read(fd, view, offset)
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "read_at", fail)
+        patch.setattr(checkpoint_reader, "read_at", fail)
         with pytest.raises(CheckpointError, match="Input/output error"):
             learner.restore(path)
     with pytest.raises(NumericError, match="load the last checkpoint"):
@@ -261,8 +263,8 @@ def test_an_error_while_reading_leaves_a_learner_that_is_refused(tmp_path, monke
 def test_a_checkpoint_is_verified_once(tmp_path, monkeypatch):
     path, learner, counted = str(tmp_path / "m.edgerev"), Learner(DENSE), []
     learner.save(path)
-    verify = checkpoint._verify
-    monkeypatch.setattr(checkpoint, "_verify", lambda *where: counted.append(where) or verify(*where))
+    verify = checkpoint_reader._verify
+    monkeypatch.setattr(checkpoint_reader, "_verify", lambda *where: counted.append(where) or verify(*where))
     Learner.load(path)
     assert len(counted) == 1
     learner.restore(path)

@@ -6,6 +6,7 @@ import sys
 import textwrap
 
 import numpy as np
+import toys
 
 MIB = 1 << 20
 
@@ -61,6 +62,38 @@ def test_the_search_for_a_schedule_takes_no_more_than_the_arena():
 def test_memory_does_not_grow_over_20000_steps():
     found = run(STEADY, "mlp4", 4, 20_000)
     assert found["growth"] <= 256 << 10, found
+
+
+SAVING = """
+    import json, os, sys
+    from edgerev.cli.progress import progress
+    from edgerev.config import check_config
+    from edgerev.data import open_dataset
+    from edgerev.train import Trainer
+
+    name, folder = sys.argv[1:]
+    config = check_config({"net": {"preset": name}, "train": {"epochs": 2}})
+    dataset, output = open_dataset(folder + "/data", cache=folder + "/cache"), folder + "/model.edgerev"
+    resume = os.path.exists(output)
+    trainer = Trainer(config, dataset, output, progress)
+    if resume:
+        trainer.resume()
+    report = trainer.run()
+    print(json.dumps({"extra": report.peak_rss_bytes - report.ready_rss_bytes, "arena": report.arena_bytes}))
+"""
+
+
+def test_saving_and_loading_take_nothing_that_grows_with_depth(tmp_path):
+    (tmp_path / "data").mkdir()
+    for part in ("train", "test"):
+        toys.write_csv(tmp_path / "data" / f"{part}.csv", *toys.rows(64))
+    for name in ("mlp200", "mlp1000"):
+        run(SAVING, name, tmp_path)  # the first run converts the data, which is no part of the promise
+        for _ in ("resuming", "from the start"):
+            found = run(SAVING, name, tmp_path)
+            assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, (name, found)
+            for file in tmp_path.glob("model*"):
+                file.unlink()
 
 
 STREAMED = """

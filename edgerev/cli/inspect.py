@@ -18,15 +18,18 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Verify the checkpoint, and print what it holds."""
+    from edgerev.checkpoint_reader import verified
     from edgerev.cli.show import print_json
-    from edgerev.contents import peek
+    from edgerev.contents import contents
 
-    net, recipe, classes, columns, position, memory, header = peek(args.model)
-    tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in header.tensors.items()}
+    with verified(args.model) as whole:
+        net, recipe, classes, columns, position, memory = contents(whole)
+        metadata, entries = whole.metadata, dict(whole.entries())
+    tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in entries.items()}
     figures = {
-        "net": net.to_dict(), "recipe": json.loads(header.metadata["recipe"]), "classes": classes,
-        "columns": columns, "position": dataclasses.asdict(position), "memory": json.loads(header.metadata["memory"]),
-        "bytes": sum(entry.nbytes for entry in header.tensors.values()), "tensors": tensors,
+        "net": net.to_dict(), "recipe": json.loads(metadata["recipe"]), "classes": classes,
+        "columns": columns, "position": dataclasses.asdict(position), "memory": json.loads(metadata["memory"]),
+        "bytes": sum(entry.nbytes for entry in entries.values()), "tensors": tensors,
     }
     if args.json:
         print_json(figures)
