@@ -59,8 +59,8 @@ def test_the_search_for_a_schedule_takes_no_more_than_the_arena():
         assert found["extra"] <= 1.05 * found["arena"] + 2 * MIB, (budget, found)
 
 
-def test_memory_does_not_grow_over_20000_steps():
-    found = run(STEADY, "mlp4", 4, 20_000)
+def test_memory_does_not_grow_over_20000_steps_and_20_checkpoints(tmp_path):
+    found = run(STEADY, "mlp4", 4, 20_000, "", tmp_path / "model.edgerev")
     assert found["growth"] <= 256 << 10, found
 
 
