@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -12,12 +13,13 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
-from edgerev.program import Region
+from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
+SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
@@ -124,6 +126,17 @@ def kept_tensors(runtime: Runtime) -> list[tuple[str, str, tuple[int, ...], memo
             tensor = program.decode_tensor(number)
             found.append((name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")))
     return found
+
+
+def stored_sample_bytes(program: Program, sizes: Mapping[str, int]) -> int:
+    """Return the bytes of a checkpoint's tensors that could hold samples.
+
+    Parameters
+    ----------
+    sizes : bytes of each tensor by name, as the file has them
+    """
+    free = {name for name, region in zip(program.names, program.regions) if region in SAMPLE_FREE}
+    return sum(size for name, size in sizes.items() if name not in free)
 
 
 def check_finite(path: str, runtime: Runtime) -> None:

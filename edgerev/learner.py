@@ -20,12 +20,9 @@ from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
-from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
-
-SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
 
 
 class Learner:
@@ -102,12 +99,6 @@ class Learner:
     @rate_factor.setter
     def rate_factor(self, factor: float) -> None:
         self.runtime.view("scalars")[V_FACTOR] = finite32("rate_factor", factor, 0, FLOAT32_MAX)
-
-    @property
-    def stored_sample_bytes(self) -> int:
-        """Bytes that a checkpoint writes of regions through which samples pass."""
-        regions = dict(zip(self._program.names, self._program.regions))
-        return sum(view.nbytes for name, _, _, view in kept_tensors(self.runtime) if regions[name] not in SAMPLE_FREE)
 
     @property
     def parameters(self) -> int:

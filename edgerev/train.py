@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from edgerev.checkpoint import verify
 from edgerev.config import Config
+from edgerev.contents import kept_tensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
 from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
@@ -57,6 +59,7 @@ class TrainingReport:
     matrix : accuracy on each experience's test data (columns) after each experience (rows)
     step_ms : mean time of a training step in milliseconds
     reconstruction_error : largest absolute error of the rebuilt state, for a float32 state; None where it is exact
+    stored_sample_bytes : bytes in the checkpoint, by its own table, of tensors that could hold samples
     ready_rss_bytes : resident set after imports and compilation, before the arena was there
     """
 
@@ -148,7 +151,7 @@ class Trainer:
             schedule=learner.schedule.name(learner.net.depth),
             arena_bytes=learner.plan.arena_bytes, activation_bytes=learner.plan.activation_bytes,
             regions={region.value: size for region, (_, size) in learner.plan.regions.items()},
-            ready_rss_bytes=self._ready_rss_bytes, stored_sample_bytes=learner.stored_sample_bytes,
+            ready_rss_bytes=self._ready_rss_bytes,
             state_bytes=learner.plan.regions[Region.CONSOLIDATION][1], measured_on=self.split.measured_on,
         )
 
@@ -193,12 +196,19 @@ class Trainer:
         report = self.report
         if self.learner.net.state == "float32":
             report.reconstruction_error = reconstruction_error(self.learner, self.split.test)
+        report.stored_sample_bytes = stored_sample_bytes(self.learner.runtime.program, self._kept_sizes())
         report.seconds = time.perf_counter() - start
         report.steps = self.learner.steps
         steps = self.learner.steps - first_step
         report.step_ms = 1e3 * self._seconds_in_steps / steps if steps else 0.0
         report.peak_rss_bytes = peak_rss_bytes()
         return report
+
+    def _kept_sizes(self) -> dict[str, int]:
+        """Return the bytes of each tensor in the checkpoint, or of those that would be in it."""
+        if self.output is None:
+            return {name: view.nbytes for name, _, _, view in kept_tensors(self.learner.runtime)}
+        return {name: entry.nbytes for name, entry in verify(self.output).tensors.items()}
 
     # -- one experience ---------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ import toys
 
 import harness
 from edgerev import checkpoint
+from edgerev.contents import kept_tensors, stored_sample_bytes
 from edgerev.errors import CheckpointError, DataError, NetError, NumericError, UsageError
 from edgerev.layers import Conv2d, Dense, Dropout, ReLU, RMSNorm
 from edgerev.learner import Learner
@@ -549,9 +550,14 @@ def test_what_needs_a_ridge_head_says_so():
         ridge(loss=MeanSquaredError())
 
 
-def test_samples_in_a_checkpoint_would_be_counted(monkeypatch):
-    """The figure is 0 because nothing of the kind is written, not because nobody looks."""
-    learner = Learner(preset("mlp4"), batch=4)
-    assert learner.stored_sample_bytes == 0
+def test_samples_in_a_checkpoint_would_be_counted(tmp_path, monkeypatch):
+    """The figure is 0 because nothing of the kind is in the file, not because nobody looks."""
+    learner, path = Learner(preset("mlp4"), batch=4), str(tmp_path / "m.edgerev")
+
+    learner.save(path)
+    sizes = {name: entry.nbytes for name, entry in checkpoint.verify(path).tensors.items()}
+    assert stored_sample_bytes(learner.runtime.program, sizes) == 0
+    assert stored_sample_bytes(learner.runtime.program, {**sizes, "unknown": 7}) == 7
     monkeypatch.setattr("edgerev.contents.KEPT", (Region.PARAMETERS, Region.IO))
-    assert learner.stored_sample_bytes >= 4 * 64 * 4
+    sizes = {name: view.nbytes for name, _, _, view in kept_tensors(learner.runtime)}
+    assert stored_sample_bytes(learner.runtime.program, sizes) >= 4 * 64 * 4
