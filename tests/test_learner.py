@@ -20,6 +20,7 @@ from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
 from edgerev.presets import preset
 from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Schedule
+from edgerev.team import Team
 
 DENSE = Net((4,), Dense(16), (Block((Dropout(0.1), Dense(8), ReLU(), Dense(8)), repeat=2),), Head(3))
 IMAGES = Net(
@@ -432,6 +433,17 @@ def test_a_learner_in_use_by_another_thread_is_refused():
         thread.join()
     assert state(learner) == before
     learner.learn_many(X, Y)
+
+
+@pytest.mark.parametrize(("there", "expected"), [({3, 5}, [{3}, {5}]), ({1, 3, 5}, []), ({1}, [])])
+def test_threads_are_pinned_where_they_have_all_processors(there, expected, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: there)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: pinned.append(processors))
+    team = Team(lambda first, last, n, thread: 0, 2)
+    assert team.run(0, 0, 1) == 0
+    team.close()
+    assert sorted(pinned, key=list) == expected
 
 
 def test_a_forked_child_has_threads_of_its_own():
