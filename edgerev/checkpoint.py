@@ -178,17 +178,17 @@ def _replace(temporary: str, target: str, link: str, folder: str) -> None:
     if linked:
         # Missing only if another process began its own save between these lines, which then sets .previous.
         with contextlib.suppress(FileNotFoundError):
-            os.replace(link, target + ".previous")
+            os.replace(link, previous_path(target))
         fsync_folder(folder)
 
 
 def _replace_without_link(temporary: str, target: str, folder: str) -> None:
-    os.replace(target, target + ".previous")
+    os.replace(target, previous_path(target))
     fsync_folder(folder)
     try:
         os.replace(temporary, target)
     except OSError:
-        os.replace(target + ".previous", target)
+        os.replace(previous_path(target), target)
         raise
     fsync_folder(folder)
 

@@ -22,7 +22,7 @@ from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.presets import check_name, preset
 from edgerev.recipe import Augment, Recipe
-from edgerev.tools.memory import parse_bytes
+from edgerev.units import parse_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib

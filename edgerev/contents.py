@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -13,13 +13,13 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
-from edgerev.program import Region
+from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
-SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
+SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
@@ -129,14 +129,21 @@ class KeptTensors:
                 tensor = runtime.program.decode_tensor(number)
                 yield name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")
 
-    @property
-    def sample_bytes(self) -> int:
-        """Bytes of those that lie in regions through which samples pass."""
-        program = self._runtime.program
-        return sum(
-            program.decode_tensor(number).nbytes for number, region in enumerate(program.regions)
-            if region in KEPT and region not in SAMPLE_FREE
-        )
+
+def stored_sample_bytes(program: Program, sizes: Iterable[tuple[str, int]]) -> int:
+    """Return the bytes of a checkpoint's tensors that could hold samples.
+
+    Parameters
+    ----------
+    sizes : name and bytes of each tensor, as the file has them; quick if they are in the program's order
+    """
+    total = at = 0
+    for name, size in sizes:
+        if at == len(program.names) or program.names[at] != name:
+            at = program.names.index(name) if name in program.names else -1
+        total += size * (at < 0 or program.regions[at] not in SAMPLE_FREE)
+        at += 1
+    return total
 
 
 def check_finite(path: str, runtime: Runtime) -> None:

@@ -18,8 +18,8 @@ from pathlib import Path
 
 from edgerev.kernels.targets import host_target
 from edgerev.machine import (
+    cache_folder,
     cgroup_folders,
-    default_cache,
     installed,
     parse_cores,
     read_fields,
@@ -27,7 +27,7 @@ from edgerev.machine import (
     read_number,
     read_text,
 )
-from edgerev.tools.memory import format_bytes
+from edgerev.units import format_bytes
 
 OLDEST_PYTHON = (3, 10)
 LOW_MEMORY_BYTES = 64 << 20
@@ -337,7 +337,7 @@ def diagnose(
     root : Path
         Where ``proc`` and ``sys`` lie.
     cache : Path, optional
-        Cache folder to look at; `default_cache` by default.
+        Cache folder to look at; `cache_folder` by default.
     machine : str, optional
         Architecture; this machine's by default.
     ask_firmware : callable
@@ -352,7 +352,7 @@ def diagnose(
         frequency_check(root),
         thermal_check(root),
         throttling_check(root, ask_firmware),
-        disk_check(default_cache(os.environ) if cache is None else cache),
+        disk_check(cache_folder() if cache is None else cache),
         packages_check(),
         kernels_check(),
     ]

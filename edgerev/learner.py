@@ -6,11 +6,11 @@ import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 from edgerev import checkpoint, checkpoint_reader
 from edgerev.batch import Batch, Report, Values, answer, answers
+from edgerev.bijection import Bijection
 from edgerev.contents import Contents, KeptTensors, Memory, Position, check_alike, check_finite, contents, to_metadata
 from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
@@ -25,7 +25,7 @@ from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
 
-class Learner:
+class Learner(Bijection):
     """Train and use a reversible net in one fixed allocation; for one thread at a time, others get a UsageError.
 
     Parameters
@@ -61,7 +61,7 @@ class Learner:
 
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
         whole("seed", seed, 0, 2**63 - 1)
-        self._turn = threading.RLock()
+        self._turn, self._torn = threading.RLock(), False
         choice = choose(net, recipe, threads=threads, **options)
         self.memory = Memory(options["budget"], options["schedule"])
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
@@ -72,7 +72,7 @@ class Learner:
         self._counters[C_SEED] = seed
         self._report = self.runtime.view("report")
         self._batch = Batch(self.runtime, net, recipe)
-        self._torn, self._stale = False, net.head.kind == "ridge"
+        self._stale = net.head.kind == "ridge"
         self._deferred = "accumulator" in {region.value for region in set(choice.program.regions)}
         self.runtime.run("init", 1)
         self._set_loss_weights()
@@ -101,18 +101,23 @@ class Learner:
         self.runtime.view("scalars")[V_FACTOR] = finite32("rate_factor", factor, 0, FLOAT32_MAX)
 
     @property
-    def stored_sample_bytes(self) -> int:
-        """Bytes that a checkpoint writes of regions through which samples pass."""
-        return KeptTensors(self.runtime).sample_bytes
-
-    @property
     def parameters(self) -> int:
         """Trainable numbers of stem, backbone and head."""
         return self._program.trainable
 
     @exclusive
     def set_standardisation(self, mean: Any, scale: Any) -> None:
-        """Let every input be taken as ``(x - mean) * scale``; both hold one number for each channel."""
+        """Let every input be taken as ``(x - mean) * scale``.
+
+        Parameters
+        ----------
+        mean, scale : ``(channels,)`` numbers that a float32 can hold, in any sequence
+
+        Raises
+        ------
+        UsageError
+            Their number is another one, or one is not finite; nothing changed.
+        """
         tables = [
             (self.runtime.view(name), [finite32(name, value, -FLOAT32_MAX, FLOAT32_MAX) for value in values])
             for name, values in (("input.mean", mean), ("input.scale", scale))
@@ -194,14 +199,31 @@ class Learner:
 
     @exclusive
     def learn_one(self, x: Any, y: Any) -> Report:
-        """Train on one sample; see `learn_many`."""
+        """Train on one sample.
+
+        Parameters
+        ----------
+        x : ``input_shape`` real numbers, as a NumPy array or any buffer, or flat, also as a list
+        y : class number, or ``(outputs,)`` real numbers for the other losses
+
+        Raises
+        ------
+        DataError, NumericError
+            See `learn_many`; nothing was learned.
+        """
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
         self.step(1)
         return self._new_report(self._report[0], self._report[1], 1)
 
     @exclusive
     def step(self, n: int) -> None:
-        """Take a training step on the `n` samples that lie in the arena's input already."""
+        """Take a training step on the `n` samples, `batch` at most, that lie in the arena's input and target already.
+
+        Raises
+        ------
+        DataError, NumericError
+            See `learn_many`; the message of the latter says whether the model is still whole.
+        """
         self._need_whole()
         try:
             self.runtime.run("train", n)
@@ -216,10 +238,6 @@ class Learner:
                 "train with atomic=True to commit all updates at the end of a step",
                 error.status, error.row,
             ) from error
-
-    def _need_whole(self) -> None:
-        if self._torn:
-            raise NumericError("the model was left half updated by a failed step; load the last checkpoint")
 
     @exclusive
     def remember_many(self, x: Any, y: Any) -> None:
@@ -282,7 +300,13 @@ class Learner:
 
     @exclusive
     def predict_proba_one(self, x: Any) -> list[float]:
-        """Return the probability of each class, or each output's value, for one sample."""
+        """Return the ``(outputs,)`` probabilities of classes, or the outputs' values, for one sample; see `learn_one`.
+
+        Raises
+        ------
+        DataError, NumericError
+            Shape, type or values do not fit, or the state leaves its range.
+        """
         self._batch.fill(self._batch.sample(x), None, 0, 1)
         self.predict_step(1)
         return self._batch.first_result()
@@ -294,38 +318,12 @@ class Learner:
 
     @exclusive
     def predict_one(self, x: Any) -> Any:
-        """Return the class number, or a list with 0 or 1 or the value for each output, for one sample."""
+        """Return the class number, or a list with 0 or 1 or the value of each output; see `predict_proba_one`."""
         return self.answer(self.predict_proba_one(x))
 
     def answer(self, values: Sequence[float]) -> Any:
         """Return the answer that the probabilities or values of one sample stand for; see `predict_one`."""
         return answer(values, self.recipe.loss)
-
-    # -- the bijection ----------------------------------------------------------------------------------------
-
-    @exclusive
-    def transform(self, x: Any) -> Any:
-        """Return the backbone's output, ``(samples, ...)`` float64: both halves joined along channels."""
-        return self._states(x, "forward")
-
-    @exclusive
-    def encode(self, x: Any) -> Any:
-        """Return the backbone's input (the stem's output), ``(samples, ...)`` float64, as it is on the grid."""
-        return self._states(x, "encode")
-
-    @exclusive
-    def invert(self, output: Any) -> Any:
-        """Return the backbone's input for an output of `transform`: what `encode` gives, bit for bit unless float32."""
-        self._need_whole()
-        output = self._batch.check_outputs(output)
-        fill = partial(self._batch.fill_state, output)
-        return self._batch.states(len(output), fill, ("inverse", "inverse"), entry=True)
-
-    def _states(self, x: Any, last: str) -> Any:
-        self._need_whole()
-        samples = self._batch.samples(x)
-        fill = partial(self._batch.fill, samples, None)
-        return self._batch.states(samples.size, fill, ("encode", last), entry=last == "encode")
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
+
+from edgerev.errors import UsageError
 
 
 def read_text(path: Path) -> str | None:
@@ -118,16 +121,26 @@ def _file_cache(folder: Path) -> int:
     return sum(int(row[1]) for row in rows if row[0] in ("active_file", "inactive_file"))
 
 
-def default_cache(environ: Mapping[str, str]) -> Path:
-    """Return the folder for cached data and compiled kernels, as `edgerev.kernels.library` finds it.
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for things that can be made again: converted data, compiled kernels.
 
     Parameters
     ----------
     environ : mapping
         Environment; `XDG_CACHE_HOME` and `HOME` count, in this order.
+
+    Raises
+    ------
+    UsageError
+        There is no home folder.
     """
-    home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
-    return Path(home) / "edgerev"
+    base = environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path(environ.get("HOME") or Path.home()) / ".cache") / "edgerev"
+    except RuntimeError as error:
+        raise UsageError(
+            "no home folder to keep kernels and converted data in; expected one; set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 def installed(package: str) -> str | None:

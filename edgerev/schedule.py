@@ -20,7 +20,7 @@ from edgerev.net import Block, Function, Net
 from edgerev.numbers import of_type, whole
 from edgerev.program import MOST_TENSOR_BYTES, Program
 from edgerev.recipe import Recipe, Schedule
-from edgerev.tools.memory import parse_bytes
+from edgerev.units import parse_bytes
 
 CHUNK_BYTES = 192 << 10  # activations of one residual function: with its gradients and weights they fit 512 KiB
 

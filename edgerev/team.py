@@ -66,7 +66,7 @@ class Team:
 
 
 def _serve(call: Call, thread: int, jobs: SimpleQueue, done: SimpleQueue, results: list[tuple[int, int]]) -> None:
-    _pin(thread)
+    _pin(thread, len(results))
     while (job := jobs.get()) is not None:
         number, first, last, n = job
         if number != results[thread][0]:
@@ -74,10 +74,14 @@ def _serve(call: Call, thread: int, jobs: SimpleQueue, done: SimpleQueue, result
         done.put(None)
 
 
-def _pin(thread: int) -> None:
-    """Keep this thread on a processor of its own, since unpinned ones often share one; where forbidden, let it be."""
+def _pin(thread: int, threads: int) -> None:
+    """Keep this thread on a processor of its own, since unpinned ones often share one; where forbidden, let it be.
+
+    Only where the team has all processors: else several teams would all take the first ones.
+    """
     try:
         processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {processors[thread % len(processors)]})
+        if len(processors) == threads:
+            os.sched_setaffinity(0, {processors[thread]})
     except OSError:
         pass

@@ -8,7 +8,9 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from edgerev.checkpoint_reader import verified
 from edgerev.config import Config
+from edgerev.contents import KeptTensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
 from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
@@ -57,6 +59,7 @@ class TrainingReport:
     matrix : accuracy on each experience's test data (columns) after each experience (rows)
     step_ms : mean time of a training step in milliseconds
     reconstruction_error : largest absolute error of the rebuilt state, for a float32 state; None where it is exact
+    stored_sample_bytes : bytes in the checkpoint, by its own table, of tensors that could hold samples
     ready_rss_bytes : resident set after imports and compilation, before the arena was there
     """
 
@@ -148,7 +151,7 @@ class Trainer:
             schedule=learner.schedule.name(learner.net.depth),
             arena_bytes=learner.plan.arena_bytes, activation_bytes=learner.plan.activation_bytes,
             regions={region.value: size for region, (_, size) in learner.plan.regions.items()},
-            ready_rss_bytes=self._ready_rss_bytes, stored_sample_bytes=learner.stored_sample_bytes,
+            ready_rss_bytes=self._ready_rss_bytes,
             state_bytes=learner.plan.regions[Region.CONSOLIDATION][1], measured_on=self.split.measured_on,
         )
 
@@ -193,12 +196,22 @@ class Trainer:
         report = self.report
         if self.learner.net.state == "float32":
             report.reconstruction_error = reconstruction_error(self.learner, self.split.test)
+        report.stored_sample_bytes = self._stored_sample_bytes()
         report.seconds = time.perf_counter() - start
         report.steps = self.learner.steps
         steps = self.learner.steps - first_step
         report.step_ms = 1e3 * self._seconds_in_steps / steps if steps else 0.0
         report.peak_rss_bytes = peak_rss_bytes()
         return report
+
+    def _stored_sample_bytes(self) -> int:
+        """Count by the table of the checkpoint, or of what would be in it."""
+        program = self.learner.runtime.program
+        if self.output is None:
+            kept = KeptTensors(self.learner.runtime)
+            return stored_sample_bytes(program, ((name, view.nbytes) for name, _, _, view in kept))
+        with verified(self.output) as whole:
+            return stored_sample_bytes(program, ((name, entry.nbytes) for name, entry in whole.entries()))
 
     # -- one experience ---------------------------------------------------------------------------------------
 

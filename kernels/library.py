@@ -19,17 +19,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from edgerev.errors import KernelError
+from edgerev.errors import KernelError, UsageError
 from edgerev.kernels.targets import Target, host_target
+from edgerev.machine import cache_folder
 
 SYMBOL = "edgerev_run"
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 ARGUMENTS = (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER)
-
-
-def cache_folder() -> Path:
-    """Return the folder for things that can be made again (``$XDG_CACHE_HOME/edgerev``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerev"
 
 
 def object_path(target: Target) -> Path:
@@ -53,8 +49,8 @@ def object_path(target: Target) -> Path:
         digest.update(source.read_bytes())
     try:
         folder = cache_folder()
-    except RuntimeError as error:
-        raise KernelError("no home folder to keep compiled kernels in; set XDG_CACHE_HOME to a folder") from error
+    except UsageError as error:
+        raise KernelError(str(error)) from error
     return folder / "kernels" / f"{target.name}-{digest.hexdigest()[:24]}.o"
 
 

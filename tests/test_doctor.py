@@ -223,11 +223,11 @@ def test_disk_space_of_a_folder_to_be(tmp_path, monkeypatch):
     [
         ({"XDG_CACHE_HOME": "/x", "HOME": "/home/u"}, "/x/edgerev"),
         ({"HOME": "/home/u"}, "/home/u/.cache/edgerev"),
-        ({}, "/.cache/edgerev"),
+        ({}, f"{Path.home()}/.cache/edgerev"),
     ],
 )
 def test_cache_folder(environ, folder):
-    assert machine.default_cache(environ) == Path(folder)
+    assert machine.cache_folder(environ) == Path(folder)
 
 
 def test_missing_packages_are_errors(monkeypatch):

@@ -11,6 +11,7 @@ import toys
 
 import harness
 from edgerev import checkpoint_reader
+from edgerev.contents import KeptTensors, stored_sample_bytes
 from edgerev.errors import CheckpointError, DataError, NetError, NumericError, UsageError
 from edgerev.layers import Conv2d, Dense, Dropout, ReLU, RMSNorm
 from edgerev.learner import Learner
@@ -20,6 +21,7 @@ from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
 from edgerev.presets import preset
 from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Schedule
+from edgerev.team import Team
 
 DENSE = Net((4,), Dense(16), (Block((Dropout(0.1), Dense(8), ReLU(), Dense(8)), repeat=2),), Head(3))
 IMAGES = Net(
@@ -435,6 +437,17 @@ def test_a_learner_in_use_by_another_thread_is_refused():
     learner.learn_many(X, Y)
 
 
+@pytest.mark.parametrize(("there", "expected"), [({3, 5}, [{3}, {5}]), ({1, 3, 5}, []), ({1}, [])])
+def test_threads_are_pinned_where_they_have_all_processors(there, expected, monkeypatch):
+    pinned = []
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: there)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda _, processors: pinned.append(processors))
+    team = Team(lambda first, last, n, thread: 0, 2)
+    assert team.run(0, 0, 1) == 0
+    team.close()
+    assert sorted(pinned, key=list) == expected
+
+
 def test_a_forked_child_has_threads_of_its_own():
     learner, ref = Learner(DENSE, threads=2), Learner(DENSE)
     for each in (learner, ref):
@@ -551,9 +564,16 @@ def test_what_needs_a_ridge_head_says_so():
         ridge(loss=MeanSquaredError())
 
 
-def test_samples_in_a_checkpoint_would_be_counted(monkeypatch):
-    """The figure is 0 because nothing of the kind is written, not because nobody looks."""
-    learner = Learner(preset("mlp4"), batch=4)
-    assert learner.stored_sample_bytes == 0
+def test_samples_in_a_checkpoint_would_be_counted(tmp_path, monkeypatch):
+    """The figure is 0 because nothing of the kind is in the file, not because nobody looks."""
+    learner, path = Learner(preset("mlp4"), batch=4), str(tmp_path / "m.edgerev")
+
+    learner.save(path)
+    with checkpoint_reader.verified(path) as whole:
+        sizes = [(name, entry.nbytes) for name, entry in whole.entries()]
+    assert stored_sample_bytes(learner.runtime.program, sizes) == 0
+    assert stored_sample_bytes(learner.runtime.program, sizes[::-1]) == 0
+    assert stored_sample_bytes(learner.runtime.program, [("unknown", 7), *sizes]) == 7
     monkeypatch.setattr("edgerev.contents.KEPT", (Region.PARAMETERS, Region.IO))
-    assert learner.stored_sample_bytes >= 4 * 64 * 4
+    sizes = [(name, view.nbytes) for name, _, _, view in KeptTensors(learner.runtime)]
+    assert stored_sample_bytes(learner.runtime.program, sizes) >= 4 * 64 * 4

@@ -114,7 +114,8 @@ def test_no_home(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(library.Path, "home", no_home)
     with pytest.raises(KernelError, match="set XDG_CACHE_HOME"):
         library.build(AARCH64)

@@ -29,7 +29,7 @@ def run(args: argparse.Namespace) -> int:
     """Plan, and report."""
     from edgerev.cli.show import print_json, regions_table
     from edgerev.schedule import choose
-    from edgerev.tools.memory import parse_bytes
+    from edgerev.units import parse_bytes
 
     net, recipe, options = _describe(args)
     if args.budget or args.schedule:  # instead of what the configuration says

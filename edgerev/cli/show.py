@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from edgerev.tools.memory import format_bytes
+from edgerev.units import format_bytes
 
 if TYPE_CHECKING:
     from edgerev.train import TrainingReport

@@ -22,6 +22,7 @@ from edgerev.data.files import fsync_folder, open_exclusive, unlink_own
 from edgerev.data.records import Records
 from edgerev.data.sources import Splits, find
 from edgerev.errors import DataError, UsageError
+from edgerev.machine import cache_folder
 
 MAGIC = b"EDGEREC\x02"
 MAX_HEADER_BYTES = 1 << 26
@@ -103,7 +104,7 @@ def open_dataset(
     columns = label if label is None or isinstance(label, str) else tuple(label)
     splits = find(Path(path))
     stamp = _stamp(splits, columns)
-    target = (_default_folder() if cache is None else Path(cache)) / f"{stamp}.records"
+    target = (cache_folder() / "data" if cache is None else Path(cache)) / f"{stamp}.records"
     dataset = _open_converted(target)
     if dataset is None:
         _make(splits, columns, target)
@@ -114,11 +115,6 @@ def open_dataset(
     if dataset is None:
         raise DataError(f"{target} vanished while it was opened; expected to keep it; try again, or pass cache=")
     return dataset
-
-
-def _default_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "edgerev" / "data"
 
 
 def _stamp(splits: Splits, label: Label) -> str:
