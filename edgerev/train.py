@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
@@ -16,7 +17,7 @@ from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, staging_bytes
 from edgerev.data.standardise import statistics
-from edgerev.errors import CheckpointError, ConfigError, UsageError
+from edgerev.errors import CheckpointError, ConfigError, NumericError, UsageError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
 from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
@@ -133,6 +134,7 @@ class Trainer:
         self.learner.move_to(stream=sizes)
         self.report = self._new_report()
         self._seconds_in_steps = 0.0
+        self._filled = 0  # samples in the arena's input
 
     def _stream(self) -> list[Experience]:
         train, test, _ = self.split
@@ -239,7 +241,7 @@ class Trainer:
         start = self.learner.position.sample
         loss, correct = self.learner.position.loss if start else 0.0, 0.0
         for first in range(start, count, batch):
-            n = feed.fill(order[i] for i in range(first, min(first + batch, count)))
+            n = self._filled = feed.fill(order[i] for i in range(first, min(first + batch, count)))
             before = time.perf_counter()
             self.learner.step(n)
             self._seconds_in_steps += time.perf_counter() - before
@@ -260,7 +262,24 @@ class Trainer:
     def _save(self, **position: float) -> None:
         self.learner.move_to(**position)
         if self.output is not None:
+            self._check_answers(self.output)
             self.learner.save(self.output)
+
+    def _check_answers(self, output: str) -> None:
+        """Refuse to replace a good checkpoint by a model that fails for the samples that lie in the arena's input."""
+        n = min(self._filled, self.learner.schedule.micro_batch)
+        last = "forward" if self.learner.net.head.kind == "ridge" else "read_out"  # its sums may not be there yet
+        try:
+            if n:
+                self.learner.runtime.run("encode", n, until=last)
+        except NumericError as error:
+            way = f"{output} is as it was: lower the learning rate or clip gradients, and resume from it"
+            if not os.path.exists(output):
+                way = "there is no earlier one: lower the learning rate or clip gradients, and start anew"
+            raise NumericError(
+                f"{output} was not written, for the model diverged: {error}. Expected one that answers; {way}",
+                error.status, error.row,
+            ) from error
 
     # -- measuring --------------------------------------------------------------------------------------------
 
@@ -285,7 +304,8 @@ class Trainer:
     def _batches(self, feed: Feed, indices: range) -> Iterator[int]:
         most = self.learner.schedule.micro_batch
         for first in range(0, len(indices), most):
-            yield feed.fill(indices[first : first + most])
+            self._filled = feed.fill(indices[first : first + most])
+            yield self._filled
 
 
 def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:

@@ -14,7 +14,7 @@ import toys
 import harness
 from edgerev.contents import peek
 from edgerev.data import Permutation
-from edgerev.errors import CheckpointError, ConfigError, DataError
+from edgerev.errors import CheckpointError, ConfigError, DataError, NumericError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.learner import Learner
 
@@ -107,6 +107,24 @@ def figures(report):
     """Return what a report says about the model, without times and memory."""
     values = dataclasses.asdict(report)
     return {key: value for key, value in values.items() if not key.endswith(("seconds", "_ms", "rss_bytes"))}
+
+
+def test_a_model_that_diverged_is_not_saved(data, tmp_path):
+    """Its parameters are finite, but its state overflows: the next step would fail, and so would going on from it."""
+    output = tmp_path / "model.edgerev"
+    wild = {**PLAIN, "optimizer": {"kind": "sgd", "rate": 1e9}, "train": {**PLAIN["train"], "checkpoint_steps": 1}}
+    with pytest.raises(NumericError, match=r"was not written, for .*diverged: .*there is no earlier one: .*start anew"):
+        toys.trainer(wild, data["plain"], output).run()
+    assert not output.exists()
+    cut = toys.trainer(PLAIN, data["plain"], output, Cable(3))
+    with contextlib.suppress(PowerCutError):
+        cut.run()
+    good = output.read_bytes()
+    resumed = toys.trainer({**wild, "optimizer": {**wild["optimizer"], "momentum": 0.9}}, data["plain"], output)
+    resumed.resume()
+    with pytest.raises(NumericError, match=r"diverged: .*model\.edgerev is as it was: lower .* resume from it"):
+        resumed.run()
+    assert output.read_bytes() == good
 
 
 def run_with_cuts(config, data, output, cuts):
