@@ -90,7 +90,7 @@ class Labels:
         return str(int(text)) if self.numeric and _INTEGER.fullmatch(text) else text
 
 
-def convert(splits: Splits, label: Label, file: IO[bytes], folder: str) -> None:
+def convert(splits: Splits, label: Label, stamp: str, file: IO[bytes], folder: str) -> None:
     """Stream all sources into one file of records.
 
     Parameters
@@ -99,6 +99,8 @@ def convert(splits: Splits, label: Label, file: IO[bytes], folder: str) -> None:
         'train' first.
     label : str, sequence of str or None
         The target column or columns of CSV files; None for no targets.
+    stamp : str
+        Written to the header, by which the sources are known again.
     file : binary file
         Empty; written from the start.
     folder : str
@@ -125,7 +127,7 @@ def convert(splits: Splits, label: Label, file: IO[bytes], folder: str) -> None:
     at = _align(file)
     classes = labels.classes if labels.seen else None
     columns = first.columns if first is not None else ()
-    file.write(json.dumps({"classes": classes, "columns": columns, "splits": parts}).encode())
+    file.write(json.dumps({"stamp": stamp, "classes": classes, "columns": columns, "splits": parts}).encode())
     file.seek(0)
     file.write(HEAD.pack(MAGIC, at))
 

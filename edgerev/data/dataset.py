@@ -1,7 +1,8 @@
 """Opening a user's data: converted once into a file of records (the cache), and read from there ever after.
 
-The cache may be deleted at any time; it is made again. A new one is made when the source's path, size or time of
-change differ, and the old one is left where it is. Nothing here needs NumPy unless a conversion does.
+The cache may be deleted at any time; it is made again. Its name follows from the source's path and the label, and it
+holds a stamp of the files' sizes and times of change: where that differs, a new one replaces it, so that the cache
+does not grow with each change. Nothing here needs NumPy unless a conversion does.
 
 File: 8 bytes magic, the header's offset (uint64), zeros up to byte 64, the regions of samples and targets, and at the
 end the header in JSON. Numbers are in the machine's byte order.
@@ -24,7 +25,7 @@ from edgerev.data.sources import Splits, find
 from edgerev.errors import DataError, UsageError
 from edgerev.machine import cache_folder
 
-MAGIC = b"EDGEREC\x02"
+MAGIC = b"EDGEREC\x03"
 MAX_HEADER_BYTES = 1 << 26
 HEAD = struct.Struct("=8sQ")
 Label = str | Sequence[str] | None
@@ -104,21 +105,22 @@ def open_dataset(
     columns = label if label is None or isinstance(label, str) else tuple(label)
     splits = find(Path(path))
     stamp = _stamp(splits, columns)
-    target = (cache_folder() / "data" if cache is None else Path(cache)) / f"{stamp}.records"
-    dataset = _open_converted(target)
+    name = hashlib.sha256(json.dumps([os.path.realpath(path), columns]).encode()).hexdigest()
+    target = (cache_folder() / "data" if cache is None else Path(cache)) / f"{name}.records"
+    dataset = _open_converted(target, stamp)
     if dataset is None:
-        _make(splits, columns, target)
+        _make(splits, columns, target, stamp)
         if _stamp(splits, columns) != stamp:
             target.unlink(missing_ok=True)
             raise DataError(f"{path} changed while it was read; expected it to stay as it is; try again")
-        dataset = _open_converted(target)
+        dataset = _open_converted(target, stamp)
     if dataset is None:
         raise DataError(f"{target} vanished while it was opened; expected to keep it; try again, or pass cache=")
     return dataset
 
 
 def _stamp(splits: Splits, label: Label) -> str:
-    """Name a conversion by everything that decides its result."""
+    """Return a digest of everything that decides a conversion's result."""
     facts: list[object] = [MAGIC.decode("latin-1"), sys.byteorder, label]
     for split, sources in splits.items():
         for source in sources:
@@ -135,14 +137,14 @@ def _file_facts(path: Path) -> tuple[str, int, int]:
     return os.path.realpath(path), status.st_size, status.st_mtime_ns
 
 
-def _open_converted(path: Path) -> Dataset | None:
-    """Open a cache; None if there is none, or it is not whole."""
+def _open_converted(path: Path, stamp: str) -> Dataset | None:
+    """Open a cache; None if there is none, it is not whole, or of other files."""
     try:
         with path.open("rb") as file:
             magic, at = HEAD.unpack(file.read(HEAD.size))
             file.seek(at)
             header = json.loads(file.read(MAX_HEADER_BYTES))
-        if magic != MAGIC:
+        if magic != MAGIC or header["stamp"] != stamp:
             return None
         parts = {
             name: Records(
@@ -164,7 +166,7 @@ def _open_converted(path: Path) -> Dataset | None:
         return None
 
 
-def _make(splits: Splits, label: Label, target: Path) -> None:
+def _make(splits: Splits, label: Label, target: Path, stamp: str) -> None:
     """Convert into a temporary file and rename it, so that what has the name is whole."""
     from edgerev.data.convert import convert
 
@@ -174,9 +176,9 @@ def _make(splits: Splits, label: Label, target: Path) -> None:
         fd = open_exclusive(temporary, wait=True)
         try:
             # Another process may have finished the same conversion while this one waited for the file.
-            if _open_converted(target) is None:
+            if _open_converted(target, stamp) is None:
                 with os.fdopen(fd, "wb", closefd=False) as file:
-                    convert(splits, label, file, str(target.parent))
+                    convert(splits, label, stamp, file, str(target.parent))
                 os.fsync(fd)
                 os.replace(temporary, target)
                 fsync_folder(str(target.parent))
