@@ -43,7 +43,7 @@ def evaluate(learner: Learner, *parts: Records) -> Evaluation:
 
 def _add_up(learner: Learner, records: Records) -> float:
     """Return the sum over all samples of 1 for a right answer, the share of right outputs, or the squared error."""
-    feed = Feed(records, learner.runtime)
+    feed = Feed(records, learner)
     learner.check_columns(records.columns)
     numbers = learner.class_numbers(records.classes) if records.classes is not None else []
     found, targets = learner.runtime.view("probability"), learner.runtime.view("target")
@@ -71,7 +71,7 @@ def reconstruction_error(learner: Learner, records: Records) -> float:
     It is 0 for a state on a grid. Measured on the first samples of `records`, one micro-batch at most.
     """
     runtime, batch = learner.runtime, Batch(learner.runtime, learner.net, learner.recipe)
-    n = Feed(records, runtime).fill(range(min(learner.schedule.micro_batch, len(records))), targets=False)
+    n = Feed(records, learner).fill(range(min(learner.schedule.micro_batch, len(records))), targets=False)
     runtime.run("encode", n)
     before = [state * step for state, step in batch.halves(True, n)]
     runtime.run("forward", n)

@@ -105,6 +105,11 @@ class Learner(Bijection):
         """Trainable numbers of stem, backbone and head."""
         return self._program.trainable
 
+    @property
+    def sample_shape(self) -> tuple[int, ...]:
+        """Shape of one sample, channels last: the net's input, and what augmentation crops on every side."""
+        return self._batch.sample_shape
+
     @exclusive
     def set_standardisation(self, mean: Any, scale: Any) -> None:
         """Let every input be taken as ``(x - mean) * scale``.

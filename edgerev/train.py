@@ -222,7 +222,7 @@ class Trainer:
         factor = self._rate_factor(index)
         epochs = self.config.train.epochs if factor else 0
         self.learner.rate_factor = factor
-        feed = Feed(experience.train, self.learner.runtime)
+        feed = Feed(experience.train, self.learner)
         title = f"experience {index + 1}/{len(self.stream)}" if len(self.stream) > 1 else "training"
         with self.progress(len(experience.train) * max(epochs, 1), title) as shown:
             shown.update(position.epoch * len(experience.train) + position.sample)

@@ -44,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 def _predict(learner, records, args: argparse.Namespace) -> None:
     from edgerev.data.feed import Feed
 
-    feed, most = Feed(records, learner.runtime), learner.schedule.micro_batch
+    feed, most = Feed(records, learner), learner.schedule.micro_batch
     learner.check_columns(records.columns)
     answers: Any = learner.runtime.view("probability")
     outputs = learner.net.head.outputs

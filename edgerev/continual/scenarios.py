@@ -31,7 +31,7 @@ def class_incremental(train: Records, test: Records, per_experience: int) -> lis
         The data has no classes, or an experience would have no samples.
     """
     if train.classes is None:
-        raise DataError(f"{train.path}: targets are values; a class-incremental stream needs classes")
+        raise DataError(f"{train.name}: targets are values; a class-incremental stream needs classes")
     numbers = range(len(train.classes))
     found = []
     for first in numbers[::per_experience]:

@@ -57,7 +57,7 @@ class Dataset(NamedTuple):
         """
         name = name or ("all" if self.test is None else "test")
         if name == "test" and self.test is None:
-            raise UsageError(f"{self.train.path} has no test part; expected train.* and test.*; ask for all of it")
+            raise UsageError(f"{self.train.name} has no test part; expected train.* and test.*; ask for all of it")
         parts: dict[str, list[Records | None]] = {
             "train": [self.train], "test": [self.test], "all": [self.train, self.test],
         }  # fmt: skip
@@ -107,13 +107,13 @@ def open_dataset(
     stamp = _stamp(splits, columns)
     name = hashlib.sha256(json.dumps([os.path.realpath(path), columns]).encode()).hexdigest()
     target = (cache_folder() / "data" if cache is None else Path(cache)) / f"{name}.records"
-    dataset = _open_converted(target, stamp)
+    dataset = _open_converted(target, stamp, os.fspath(path))
     if dataset is None:
         _make(splits, columns, target, stamp)
         if _stamp(splits, columns) != stamp:
             target.unlink(missing_ok=True)
             raise DataError(f"{path} changed while it was read; expected it to stay as it is; try again")
-        dataset = _open_converted(target, stamp)
+        dataset = _open_converted(target, stamp, os.fspath(path))
     if dataset is None:
         raise DataError(f"{target} vanished while it was opened; expected to keep it; try again, or pass cache=")
     return dataset
@@ -137,7 +137,7 @@ def _file_facts(path: Path) -> tuple[str, int, int]:
     return os.path.realpath(path), status.st_size, status.st_mtime_ns
 
 
-def _open_converted(path: Path, stamp: str) -> Dataset | None:
+def _open_converted(path: Path, stamp: str, shown: str = "") -> Dataset | None:
     """Open a cache; None if there is none, it is not whole, or of other files."""
     try:
         with path.open("rb") as file:
@@ -158,6 +158,7 @@ def _open_converted(path: Path, stamp: str) -> Dataset | None:
                 target_dtype=part["target_dtype"],
                 classes=header["classes"],
                 columns=tuple(header["columns"]),
+                name=shown,
             )
             for name, part in header["splits"].items()
         }

@@ -5,12 +5,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterable
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgerev.data.records import Records
 from edgerev.errors import DataError
 from edgerev.program import Region
-from edgerev.runtime import Runtime
+
+if TYPE_CHECKING:
+    from edgerev.learner import Learner
 
 
 def staging_bytes(records: Records, batch: int) -> int:
@@ -24,7 +26,7 @@ class Feed:
     Parameters
     ----------
     records : the data set
-    runtime : a runtime whose plan has `staging_bytes` in its data region
+    learner : a learner whose plan has `staging_bytes` in its data region
 
     Raises
     ------
@@ -32,26 +34,25 @@ class Feed:
         The data set's shape or targets are not what the program takes.
     """
 
-    def __init__(self, records: Records, runtime: Runtime) -> None:
+    def __init__(self, records: Records, learner: Learner) -> None:
+        runtime = learner.runtime
         self.records, self._runtime = records, runtime
-        program = runtime.program
-        raw, target = (program.decode_tensor(program.find(name)) for name in ("raw", "target"))
-        if _padded(records.shape) != raw.shape:
+        target = runtime.program.decode_tensor(runtime.program.find("target"))
+        if records.shape != learner.sample_shape:
             raise DataError(
-                f"{records.path}: samples have shape {records.shape}; the net takes {_stripped(raw.shape)}; use "
+                f"{records.name}: samples have shape {records.shape}; the net takes {learner.sample_shape}; use "
                 "data of that shape, channels last"
             )
         wanted = "int32" if target.dtype.name == "I32" else "float32"
         if records.target_offset is not None and records.target_dtype != wanted:
             raise DataError(
-                f"{records.path}: targets are {records.target_dtype}; the net's loss needs {wanted}: class labels for "
+                f"{records.name}: targets are {records.target_dtype}; the net's loss needs {wanted}: class labels for "
                 "cross_entropy, values for the others; choose another loss or label"
             )
         values = prod(records.target_shape)
         if records.target_offset is not None and values != target.shape[-1]:
-            raise DataError(f"{records.path}: targets have {values} values; the net has {target.shape[-1]} outputs")
+            raise DataError(f"{records.name}: targets have {values} values; the net has {target.shape[-1]} outputs")
         self._raw, self._target = runtime.view("raw").cast("B"), runtime.view("target").cast("B")
-        self._sample_bytes = raw.stride * 4
         self._staging: memoryview | None = None
         if records.dtype == "uint8":
             self._staging = runtime.region(Region.DATA)
@@ -75,11 +76,3 @@ class Feed:
             used = count * size
             self._copyto(self._floats[:used], self._bytes[:used])
         return count
-
-
-def _padded(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return (1,) * (3 - len(shape)) + tuple(shape)
-
-
-def _stripped(shape: tuple[int, ...]) -> tuple[int, ...]:
-    return shape[next((index for index in (0, 1) if shape[index] > 1), 2) :]

@@ -57,6 +57,8 @@ class Records:
         The name of each class id.
     columns : tuple of str
         The name of each feature, where the source names them.
+    name : str, optional
+        What messages call the set, such as the path that it was converted from; `path` by default.
 
     Raises
     ------
@@ -79,6 +81,7 @@ class Records:
         target_dtype: str = "int32",
         classes: list[str] | None = None,
         columns: tuple[str, ...] = (),
+        name: str | None = None,
     ):
         if dtype not in ("uint8", "float32") or target_dtype not in ("int32", "float32"):
             raise UsageError(
@@ -91,6 +94,7 @@ class Records:
                 "sizes; check the arguments"
             )
         self.path = os.fspath(path)
+        self.name = self.path if name is None else name
         self.offset = offset
         self.count = count
         self.shape = tuple(shape)
@@ -255,19 +259,24 @@ class Records:
         size = os.fstat(self._file.fd).st_size
         if size < need:
             raise DataError(
-                f"{self.path} has {size} bytes; expected at least {need} for {self.count} records; convert it again"
+                f"{self._file_name()} has {size} bytes; expected at least {need} for {self.count} records; convert it "
+                "again"
             )
+
+    def _file_name(self) -> str:
+        """Name the file itself, where it is what a message is about."""
+        return self.path if self.path == self.name else f"{self.path}, converted from {self.name},"
 
     def _targets(self) -> int:
         if self.target_offset is None:
-            raise UsageError(f"{self.path} has no targets; expected labels; open it with the label column named")
+            raise UsageError(f"{self.name} has no targets; expected labels; open it with the label column named")
         return self.target_offset
 
     def _need_labels(self) -> None:
         self._targets()
         if self.target_dtype != "int32":
             raise UsageError(
-                f"the targets of {self.path} are {self.target_dtype} values; expected class ids; open the data set "
+                f"the targets of {self.name} are {self.target_dtype} values; expected class ids; open the data set "
                 "with a label column of classes"
             )
 
@@ -288,11 +297,11 @@ class Records:
         try:
             done = read_at(self._file.fd, view, base + place * size)
         except OSError as error:
-            raise DataError(f"cannot read {self.path} ({error}); expected records; check the disk") from error
+            raise DataError(f"cannot read {self._file_name()} ({error}); expected records; check the disk") from error
         if done != view.nbytes:
             raise DataError(
-                f"{self.path} ended inside record {place + done // size}; expected {self.count} records; the file "
-                "was cut short while in use: convert it again"
+                f"{self._file_name()} ended inside record {place + done // size}; expected {self.count} records; the "
+                "file was cut short while in use: convert it again"
             )
 
     def _read_block(self, base: int, size: int, start: int, count: int, view: memoryview) -> None:

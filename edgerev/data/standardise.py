@@ -76,7 +76,7 @@ def statistics(records: Records, per: str = "channel") -> tuple[list[float], lis
     if per not in ("channel", "set"):
         raise UsageError(f"per is {per!r}; expected 'channel' or 'set'; pass one of them")
     if len(records) == 0:
-        raise DataError(f"no samples of {records.path} to standardise; expected at least one; check the selection")
+        raise DataError(f"no samples of {records.name} to standardise; expected at least one; check the selection")
     channels = records.shape[-1] if per == "channel" else 1
     moments = Moments(channels)
     per_block = max(1, BUFFER_BYTES // records.record_bytes)
@@ -98,7 +98,7 @@ def _add_block(moments: Moments, values: np.ndarray, records: Records, start: in
             at = int(np.argmin(finite))
             record, place = divmod(at, prod(records.shape))
             raise DataError(
-                f"record {start + record} of {records.path} holds {values.flat[at]} at value {place}; expected finite "
+                f"record {start + record} of {records.name} holds {values.flat[at]} at value {place}; expected finite "
                 "numbers; repair the source and convert it again"
             )
     step = max(1, SUM_VALUES // values.shape[1])
