@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -43,6 +43,23 @@ class Position:
     stream: list[list[int]] = field(default_factory=list)
 
 
+class Inputs(NamedTuple):
+    """What a learner's inputs mean, as far as they came from files.
+
+    Attributes
+    ----------
+    columns : name of each feature, where the source names them
+    dtype : of the samples as they were stored, "uint8" or "float32"
+    label : label column of CSV files, or several
+    digest : of all records in their order; see `edgerev.data.Dataset`
+    """
+
+    columns: Sequence[str] = ()
+    dtype: str = ""
+    label: str | list[str] | None = None
+    digest: str = ""
+
+
 class Memory(NamedTuple):
     """What was asked for of the arena's size: a budget, a schedule, or neither; see `edgerev.schedule.choose`."""
 
@@ -55,19 +72,19 @@ class Contents(NamedTuple):
 
     Attributes
     ----------
-    net, recipe, classes, columns, position, memory : see `Learner`
+    net, recipe, classes, inputs, position, memory : see `Learner`
     """
 
     net: Net
     recipe: Recipe
     classes: list[str]
-    columns: list[str]
+    inputs: Inputs
     position: Position
     memory: Memory
 
 
 def to_metadata(
-    net: Net, recipe: Recipe, classes: list[str], columns: list[str], position: Position, memory: Memory
+    net: Net, recipe: Recipe, classes: list[str], inputs: Inputs, position: Position, memory: Memory
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = asdict(recipe)
@@ -76,8 +93,8 @@ def to_metadata(
     asked = asdict(memory.schedule) if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
-        "classes": json.dumps(classes), "columns": json.dumps(columns), "position": json.dumps(asdict(position)),
-        "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
+        "classes": json.dumps(classes), "inputs": json.dumps(inputs._asdict()),
+        "position": json.dumps(asdict(position)), "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
     }
 
 
@@ -104,7 +121,7 @@ def contents(whole: Whole) -> Contents:
     try:
         return Contents(
             Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
-            list(json.loads(metadata["classes"])), list(json.loads(metadata["columns"])),
+            list(json.loads(metadata["classes"])), Inputs(**json.loads(metadata["inputs"])),
             Position(**json.loads(metadata["position"])), _memory_from_dict(json.loads(metadata["memory"])),
         )
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:

@@ -44,7 +44,6 @@ def evaluate(learner: Learner, *parts: Records) -> Evaluation:
 def _add_up(learner: Learner, records: Records) -> float:
     """Return the sum over all samples of 1 for a right answer, the share of right outputs, or the squared error."""
     feed = Feed(records, learner)
-    learner.check_columns(records.columns)
     numbers = learner.class_numbers(records.classes) if records.classes is not None else []
     found, targets = learner.runtime.view("probability"), learner.runtime.view("target")
     outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)

@@ -11,8 +11,17 @@ from typing import Any
 from edgerev import checkpoint, checkpoint_reader
 from edgerev.batch import Batch, Report, Values, answer, answers
 from edgerev.bijection import Bijection
-from edgerev.contents import Contents, KeptTensors, Memory, Position, check_alike, check_finite, contents, to_metadata
-from edgerev.data.records import differing_column
+from edgerev.contents import (
+    Contents,
+    Inputs,
+    KeptTensors,
+    Memory,
+    Position,
+    check_alike,
+    check_finite,
+    contents,
+    to_metadata,
+)
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
@@ -65,7 +74,7 @@ class Learner(Bijection):
         choice = choose(net, recipe, threads=threads, **options)
         self.memory = Memory(options["budget"], options["schedule"])
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
-        self.position, self.classes, self.columns = Position(), list[str](), list[str]()
+        self.position, self.classes, self.inputs = Position(), list[str](), Inputs()
         self._program = choice.program
         self.runtime = Runtime(choice.program, choice.plan, threads)
         self._counters = self.runtime.view("counters")
@@ -151,21 +160,6 @@ class Learner(Bijection):
                 f"only {', '.join(self.classes[:20])}; leave these samples out, or train on them"
             )
         return [numbers[name] for name in classes]
-
-    def check_columns(self, columns: Sequence[str]) -> None:
-        """Refuse features in another order than they were learned in, as far as both have names.
-
-        Raises
-        ------
-        DataError
-            The columns differ; the message names the first that does.
-        """
-        differing = differing_column(self.columns, columns)
-        if self.columns and columns and differing is not None:
-            raise DataError(
-                f"the data has the column {differing[1]!r} where the model was trained on {differing[0]!r}; expected "
-                f"the same columns in the same order; reorder them, or name the label column"
-            )
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -347,7 +341,7 @@ class Learner(Bijection):
                 "last checkpoint"
             )
         check_finite(path, self.runtime)
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position, self.memory)
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
         checkpoint.save(path, KeptTensors(self.runtime), metadata)
 
     @exclusive
@@ -372,7 +366,7 @@ class Learner(Bijection):
         self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.columns, self.position = found.classes, found.columns, found.position
+        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
 
     @classmethod
     def load(
@@ -387,10 +381,18 @@ class Learner(Bijection):
             The file is missing, damaged, or of another version.
         """
         with checkpoint_reader.verified(path) as whole:
-            found, learner = contents(whole), cls.__new__(cls)
-            given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
-            learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
-            learner._take(whole, found)
+            return cls.read(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
+
+    @classmethod
+    def read(
+        cls, whole: checkpoint_reader.Whole, *, budget: int | str | None = None,
+        schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0,
+    ) -> Learner:
+        """Return the learner that a checkpoint that is open holds; see `load`."""
+        found, learner = contents(whole), cls.__new__(cls)
+        given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
+        learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
+        learner._take(whole, found)
         return learner
 
     def move_to(self, **position: Any) -> None:

@@ -11,11 +11,11 @@ from typing import NamedTuple, Protocol
 
 from edgerev.checkpoint_reader import verified
 from edgerev.config import Config
-from edgerev.contents import KeptTensors, stored_sample_bytes
+from edgerev.contents import Inputs, KeptTensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
 from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
-from edgerev.data.feed import Feed, staging_bytes
+from edgerev.data.feed import Feed, check_meaning, staging_bytes
 from edgerev.data.standardise import statistics
 from edgerev.errors import CheckpointError, ConfigError, NumericError, UsageError
 from edgerev.evaluate import evaluate, reconstruction_error
@@ -126,7 +126,7 @@ class Trainer:
         )
         if train.classes is not None:
             self.learner.classes = list(train.classes)
-        self.learner.columns = list(train.columns)
+        self.learner.inputs = Inputs(train.columns, train.dtype, config.data.label, dataset.digest)
         if config.data.standardise != "none":
             # of the first experience: those to come are not known yet
             self.learner.set_standardisation(*statistics(self.stream[0].train, per=config.data.standardise))
@@ -169,14 +169,14 @@ class Trainer:
         if path is None:
             raise UsageError("nothing to resume from: no output path was given")
         classes, seed, stream = self.learner.classes, self.learner.seed, self.learner.position.stream
-        columns = self.learner.columns
+        digest = self.learner.inputs.digest
         self.learner.restore(path)
         self.report.loss = self.learner.position.loss
-        if columns:
-            self.learner.check_columns(columns)
+        check_meaning(self.split.train, self.learner.inputs)
         for what, there, here in (
             ("seed", self.learner.seed, seed), ("classes", self.learner.classes, classes),
             ("training and test samples", self.learner.position.stream, stream),
+            ("records of digest", self.learner.inputs.digest, digest),
         ):
             if there != here:
                 raise CheckpointError(

@@ -109,6 +109,22 @@ def figures(report):
     return {key: value for key, value in values.items() if not key.endswith(("seconds", "_ms", "rss_bytes"))}
 
 
+def test_resuming_with_the_samples_in_another_order_is_refused(tmp_path):
+    """As many of each class, but others are held out: those learned already would be measured on."""
+    x, y = toys.rows(60)
+    toys.write_npz(tmp_path / "set.npz", x, y)
+    output = tmp_path / "model.edgerev"
+    toys.trainer(PLAIN, tmp_path / "set.npz", output).run()
+    whole = output.read_bytes()
+    order = np.random.default_rng(0).permutation(60)
+    toys.write_npz(tmp_path / "set.npz", x[order], y[order])
+    with pytest.raises(CheckpointError, match=r"records of digest \w{64}, not \w{64}; expected the same"):
+        toys.trainer(PLAIN, tmp_path / "set.npz", output).resume()
+    toys.write_npz(tmp_path / "set.npz", x, y)
+    toys.trainer(PLAIN, tmp_path / "set.npz", output).resume()
+    assert output.read_bytes() == whole
+
+
 def test_a_model_that_diverged_is_not_saved(data, tmp_path):
     """Its parameters are finite, but its state overflows: the next step would fail, and so would going on from it."""
     output = tmp_path / "model.edgerev"

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 import toys
 
+import edgerev.data.dataset
 from edgerev.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -271,7 +272,7 @@ def swapped(path, x, labels):
 
 def test_columns_in_another_order_are_refused(cli, work, model):
     """Each value would go where another one was learned; only the names tell."""
-    assert of(cli("inspect", model, "--json"))["columns"] == ["f0", "f1", "f2", "f3"]
+    assert of(cli("inspect", model, "--json"))["inputs"]["columns"] == ["f0", "f1", "f2", "f3"]
     assert "columns  f0, f1, f2, f3\n" in cli("inspect", model).out
     x, y = toys.rows(30, seed=2)
     swapped(work / "swapped.csv", x, [toys.NAMES[label] for label in y])
@@ -286,6 +287,53 @@ def test_columns_in_another_order_are_refused(cli, work, model):
     whole = model.read_bytes()
     assert message in cli(*train(work, "--resume")).err
     assert model.read_bytes() == whole
+
+
+def test_the_label_column_is_known(cli, work):
+    """By its name in training: to measure with, and for predicting to leave out where it is there."""
+    x, y = toys.rows(30, seed=2)
+    trees = toys.write_csv(work / "trees.csv", x, [toys.NAMES[label] for label in y], "tree")
+    (work / "config.toml").write_text(toys.CONFIG + '[data]\nlabel = "tree"\n')
+    model = work / "model.edgerev"
+    assert cli("train", work / "config.toml", "--data", trees, "-o", model).code == 0
+    measured = of(cli("eval", model, "--data", trees, "--json"))
+    assert measured == of(cli("eval", model, "--data", trees, "--label", "tree", "--json"))
+    named = cli("predict", model, "--data", trees, "--label", "tree")
+    assert cli("predict", model, "--data", trees) == named
+    trees.write_text("\n".join(line.rpartition(",")[0] for line in trees.read_text().splitlines()))
+    assert cli("predict", model, "--data", trees) == named
+
+
+def test_bytes_where_floats_were_learned_are_refused(cli, tmp_path):
+    """And the other way round: scaled to 0 .. 1, all would be one dark image to a model of 0 .. 255."""
+    x, y = toys.images(60)
+    (tmp_path / "config.toml").write_text('[net]\npreset = "digits"\n')
+    kinds = {"uint8": x[..., None], "float32": (x[..., None] / 255).astype("f4")}
+    for kind, samples in kinds.items():
+        toys.write_npz(tmp_path / f"{kind}.npz", samples, y)
+    for learned, other in (("uint8", "float32"), ("float32", "uint8")):
+        model = tmp_path / f"{learned}.edgerev"
+        assert cli("train", tmp_path / "config.toml", "--data", tmp_path / f"{learned}.npz", "-o", model).code == 0
+        for verb in ("eval", "predict"):
+            done = cli(verb, model, "--data", tmp_path / f"{other}.npz")
+            assert (done.code, done.out) == (1, "")
+            assert f"{other}.npz holds {other}, but the model was trained on {learned}; expected the same" in done.err
+
+
+def test_one_generation_is_used_from_start_to_end(cli, work, model, monkeypatch):
+    """Another takes the name while the data is opened."""
+    before = cli("predict", model, "--data", work / "data", "--proba")
+
+    def open_dataset(*arguments, **options):
+        other = Learner.load(str(model))
+        other.learn_many(*toys.rows(60, seed=9))
+        other.save(str(model))
+        return edgerev.data.dataset.open_dataset(*arguments, **options)
+
+    monkeypatch.setattr(edgerev.data, "open_dataset", open_dataset)
+    assert cli("predict", model, "--data", work / "data", "--proba") == before
+    monkeypatch.undo()
+    assert cli("predict", model, "--data", work / "data", "--proba") != before
 
 
 # -- plan, bench, demo ---------------------------------------------------------------------------------------------

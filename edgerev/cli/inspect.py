@@ -23,12 +23,12 @@ def run(args: argparse.Namespace) -> int:
     from edgerev.contents import contents
 
     with verified(args.model) as whole:
-        net, recipe, classes, columns, position, memory = contents(whole)
+        net, recipe, classes, inputs, position, memory = contents(whole)
         metadata, entries = whole.metadata, dict(whole.entries())
     tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in entries.items()}
     figures = {
         "net": net.to_dict(), "recipe": json.loads(metadata["recipe"]), "classes": classes,
-        "columns": columns, "position": dataclasses.asdict(position), "memory": json.loads(metadata["memory"]),
+        "inputs": inputs._asdict(), "position": dataclasses.asdict(position), "memory": json.loads(metadata["memory"]),
         "bytes": sum(entry.nbytes for entry in entries.values()), "tensors": tensors,
     }
     if args.json:
@@ -42,8 +42,8 @@ def run(args: argparse.Namespace) -> int:
     print(f"head     {net.head}")
     print(f"recipe   {recipe}")
     print(f"classes  {', '.join(classes) or 'not named'}")
-    if columns:
-        print(f"columns  {', '.join(columns)}")
+    if inputs.columns:
+        print(f"columns  {', '.join(inputs.columns)}")
     print(f"memory   {memory.budget or memory.schedule or 'reversible schedule'}")
     print(f"position {position.experience} experiences, {position.epoch} epochs, {position.sample} samples of the next")
     if args.tensors:

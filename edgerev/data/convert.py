@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import tempfile
@@ -90,6 +91,20 @@ class Labels:
         return str(int(text)) if self.numeric and _INTEGER.fullmatch(text) else text
 
 
+class _Digested:
+    """A file that is written from start to end, with the digest of what was written."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file, self.digest = file, hashlib.sha256()
+
+    def write(self, data: Any) -> None:
+        self.digest.update(data)
+        self._file.write(data)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+
 def convert(splits: Splits, label: Label, stamp: str, file: IO[bytes], folder: str) -> None:
     """Stream all sources into one file of records.
 
@@ -113,27 +128,30 @@ def convert(splits: Splits, label: Label, stamp: str, file: IO[bytes], folder: s
     OSError
         If the file cannot be written.
     """
-    file.write(bytes(ALIGNMENT))
+    written = _Digested(file)
+    written.write(bytes(ALIGNMENT))
     labels = Labels()
     first: Part | None = None
     parts = {}
     for split in ("train", "test"):
         if split in splits:
             with tempfile.TemporaryFile(dir=folder) as waiting:
-                parts[split], first = _write_split(splits[split], label, labels, first, file, waiting)
+                parts[split], first = _write_split(splits[split], label, labels, first, written, waiting)
                 if split == "train":
                     labels.fix()
-                _write_targets(parts[split], labels, waiting, file)
-    at = _align(file)
+                _write_targets(parts[split], labels, waiting, written)
+    at = _align(written)
     classes = labels.classes if labels.seen else None
     columns = first.columns if first is not None else ()
-    file.write(json.dumps({"stamp": stamp, "classes": classes, "columns": columns, "splits": parts}).encode())
+    facts = {"classes": classes, "columns": columns, "splits": parts}
+    written.digest.update(json.dumps(facts).encode())
+    file.write(json.dumps({"stamp": stamp, "digest": written.digest.hexdigest(), **facts}).encode())
     file.seek(0)
     file.write(HEAD.pack(MAGIC, at))
 
 
 def _write_split(
-    sources: list[Source], label: Label, labels: Labels, first: Part | None, file: IO[bytes], waiting: IO[bytes]
+    sources: list[Source], label: Label, labels: Labels, first: Part | None, file: _Digested, waiting: IO[bytes]
 ) -> tuple[dict[str, Any], Part]:
     offset = _align(file)
     count = 0
@@ -153,7 +171,7 @@ def _write_split(
     return facts | {"target_shape": first.target_shape or (), "target_dtype": first.target_dtype}, first
 
 
-def _write_targets(part: dict[str, Any], labels: Labels, waiting: IO[bytes], file: IO[bytes]) -> None:
+def _write_targets(part: dict[str, Any], labels: Labels, waiting: IO[bytes], file: _Digested) -> None:
     if waiting.tell() == 0:
         return
     part["target_offset"] = _align(file)
@@ -183,7 +201,7 @@ def _check_alike(first: Part, part: Part) -> None:
         )
 
 
-def _align(file: IO[bytes]) -> int:
+def _align(file: _Digested) -> int:
     """Pad to where the next region may start, and say where that is."""
     file.write(bytes(-file.tell() % ALIGNMENT))
     return file.tell()

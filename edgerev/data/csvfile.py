@@ -15,9 +15,8 @@ from typing import TextIO
 import numpy as np
 
 from edgerev.data.blocks import BLOCK_BYTES, Block, Part, reading, usable
+from edgerev.data.sources import MAX_LINE
 from edgerev.errors import DataError
-
-MAX_LINE = 1 << 22
 
 Line = tuple[int, list[str]]
 

@@ -32,10 +32,16 @@ Label = str | Sequence[str] | None
 
 
 class Dataset(NamedTuple):
-    """The two parts of a data set."""
+    """The two parts of a data set.
+
+    Attributes
+    ----------
+    digest : sha256 of all records in their order, in hexadecimal digits
+    """
 
     train: Records
     test: Records | None
+    digest: str = ""
 
     def part(self, name: str | None) -> tuple[str, list[Records]]:
         """Return the name and the records of a part: "train", "test" or "all"; None is the test part if there is one.
@@ -162,7 +168,7 @@ def _open_converted(path: Path, stamp: str, shown: str = "") -> Dataset | None:
             )
             for name, part in header["splits"].items()
         }
-        return Dataset(parts["train"], parts.get("test"))
+        return Dataset(parts["train"], parts.get("test"), header["digest"])
     except (OSError, struct.error, ValueError, KeyError, TypeError, OverflowError, DataError, UsageError):
         return None
 

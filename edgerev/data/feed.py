@@ -7,7 +7,8 @@ from collections.abc import Iterable
 from math import prod
 from typing import TYPE_CHECKING, Any
 
-from edgerev.data.records import Records
+from edgerev.contents import Inputs
+from edgerev.data.records import Records, differing_column
 from edgerev.errors import DataError
 from edgerev.program import Region
 
@@ -18,6 +19,27 @@ if TYPE_CHECKING:
 def staging_bytes(records: Records, batch: int) -> int:
     """Return the bytes that a `Feed` wants in the arena's data region: none where records are float32 already."""
     return batch * records.record_bytes if records.dtype == "uint8" else 0
+
+
+def check_meaning(records: Records, inputs: Inputs) -> None:
+    """Refuse data whose numbers mean something else than what was trained on, as far as both are known.
+
+    Raises
+    ------
+    DataError
+        Features come in another order, or bytes 0 to 255 meet a model of floats.
+    """
+    differing = differing_column(inputs.columns, records.columns)
+    if inputs.columns and records.columns and differing is not None:
+        raise DataError(
+            f"the data has the column {differing[1]!r} where the model was trained on {differing[0]!r}; expected "
+            f"the same columns in the same order; reorder them, or name the label column"
+        )
+    if inputs.dtype not in ("", records.dtype):
+        raise DataError(
+            f"{records.name} holds {records.dtype}, but the model was trained on {inputs.dtype}; expected the same, "
+            "for bytes count 0 .. 255 where floats are mostly scaled; convert the data to what it was in training"
+        )
 
 
 class Feed:
@@ -31,7 +53,7 @@ class Feed:
     Raises
     ------
     DataError
-        The data set's shape or targets are not what the program takes.
+        The data set's columns, type, shape or targets are not what the learner takes.
     """
 
     def __init__(self, records: Records, learner: Learner) -> None:
@@ -43,6 +65,7 @@ class Feed:
                 f"{records.name}: samples have shape {records.shape}; the net takes {learner.sample_shape}; use "
                 "data of that shape, channels last"
             )
+        check_meaning(records, learner.inputs)
         wanted = "int32" if target.dtype.name == "I32" else "float32"
         if records.target_offset is not None and records.target_dtype != wanted:
             raise DataError(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -12,6 +14,7 @@ SUPPORTED = (
     "expected .csv, .npz (keys x and y), x*.npy beside y*.npy, or the IDX files train-images-idx3-ubyte(.gz) and so on"
 )
 IDX_SPLITS = {"train": "train", "t10k": "test"}
+MAX_LINE = 1 << 22
 _SUFFIXES = (".csv", ".npz", ".npy")
 
 
@@ -62,6 +65,29 @@ def find(path: Path) -> Splits:
     if "train" not in splits:
         raise DataError(f"{path} has a test part alone; expected a training part as well; add it, or rename the file")
     return splits
+
+
+def column_names(path: str | os.PathLike[str]) -> list[str]:
+    """Name the columns of a data set's first CSV file.
+
+    Parameters
+    ----------
+    path : str or os.PathLike
+        A file or a folder.
+
+    Returns
+    -------
+    list of str
+        Empty for other formats, and for a file that cannot be read: whoever opens it will say why.
+    """
+    first = find(Path(path))["train"][0]
+    if first.kind != "csv":
+        return []
+    try:
+        with first.samples.open(newline="", encoding="utf-8-sig") as file:
+            return [name.strip() for name in next(csv.reader([file.readline(MAX_LINE)]), [])]
+    except (OSError, ValueError, csv.Error):
+        return []
 
 
 def _find_in_file(path: Path) -> Splits:
