@@ -46,6 +46,7 @@ OPENING = b'{"__metadata__":{"sha256":"'
 NO_DIGEST = b"0" * 64
 DIGEST_AT = LENGTH_BYTES + len(OPENING)
 DIGEST_END = DIGEST_AT + len(NO_DIGEST)
+_NO_ROOM_CHECK = (errno.EOPNOTSUPP, errno.EINVAL)  # of a file system that cannot set room aside
 _NO_LINKS = (errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK)
 
 # Iterated several times: a deep net has so many tensors that even a list of them would be megabytes.
@@ -80,20 +81,32 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
         If the file cannot be written; the old files are as they were.
     """
     header_bytes = _check(tensors, metadata)
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    temporary, link = os.path.join(folder, f".{name}.tmp"), os.path.join(folder, f".{name}.old.tmp")
-    with _saving(target):
-        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
-            raise FileExistsError(errno.EEXIST, "it is no regular file")
-        fd = open_exclusive(temporary, wait=False)
+    with _saving(path) as (fd, temporary, target):
+        _write(fd, header_bytes, tensors, metadata)
+        os.fsync(fd)
+        _replace(temporary, target)
+
+
+def rehearse(path: str | os.PathLike[str], tensors: Tensors) -> None:
+    """Make the temporary file of a save with room for all tensors, and remove it, before work goes into them.
+
+    Parameters
+    ----------
+    path, tensors
+        As for `save`.
+
+    Raises
+    ------
+    CheckpointError
+        If the file could not be written; the old files are as they were.
+    """
+    size = sum(view.nbytes for _, _, _, view in tensors)
+    with _saving(path) as (fd, _, _):
         try:
-            _write(fd, header_bytes, tensors, metadata)
-            os.fsync(fd)
-            _replace(temporary, target, link, folder)
-        finally:
-            unlink_own(fd, temporary)
-            os.close(fd)
+            os.posix_fallocate(fd, 0, max(size, 1))
+        except OSError as error:
+            if error.errno not in _NO_ROOM_CHECK:
+                raise
 
 
 def _check(tensors: Tensors, metadata: Mapping[str, str]) -> int:
@@ -155,8 +168,10 @@ def _write(fd: int, header_bytes: int, tensors: Tensors, metadata: Mapping[str, 
     os.pwrite(fd, digest.hexdigest().encode(), DIGEST_AT)
 
 
-def _replace(temporary: str, target: str, link: str, folder: str) -> None:
+def _replace(temporary: str, target: str) -> None:
     """Put the temporary file in place and the present one aside; see the module's docstring for the order."""
+    folder, name = os.path.split(target)
+    link = os.path.join(folder, f".{name}.old.tmp")
     with contextlib.suppress(FileNotFoundError):
         os.unlink(link)
     linked = os.path.exists(target)
@@ -194,9 +209,20 @@ def _replace_without_link(temporary: str, target: str, folder: str) -> None:
 
 
 @contextmanager
-def _saving(target: str) -> Iterator[None]:
+def _saving(path: str | os.PathLike[str]) -> Iterator[tuple[int, str, str]]:
+    """Give a descriptor of the temporary file, its path and that of the target; remove it if it is still there."""
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.tmp")
     try:
-        yield
+        if os.path.lexists(target) and not stat.S_ISREG(os.stat(target).st_mode):
+            raise FileExistsError(errno.EEXIST, "it is no regular file")
+        fd = open_exclusive(temporary, wait=False)
+        try:
+            yield fd, temporary, target
+        finally:
+            unlink_own(fd, temporary)
+            os.close(fd)
     except BlockingIOError as error:
         raise CheckpointError(
             f"{target} is being saved by another process; expected to be the only one; let it finish, or save elsewhere"

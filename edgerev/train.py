@@ -9,6 +9,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from edgerev.checkpoint import rehearse
 from edgerev.checkpoint_reader import verified
 from edgerev.config import Config
 from edgerev.contents import Inputs, KeptTensors, stored_sample_bytes
@@ -186,9 +187,19 @@ class Trainer:
                 )
 
     def run(self) -> TrainingReport:
-        """Train to the end and return the figures."""
+        """Train to the end and return the figures.
+
+        Raises
+        ------
+        CheckpointError
+            The output cannot be written: found before the first step where it can be.
+        NumericError
+            Training diverged; the checkpoint is the last good one.
+        """
         start = time.perf_counter()
         first_step, done = self.learner.steps, self.learner.position.experience
+        if self.output is not None and done < len(self.stream):
+            rehearse(self.output, KeptTensors(self.learner.runtime))
         for index in range(done, len(self.stream)):
             self._learn(index)
             self._measure(index)

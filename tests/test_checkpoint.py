@@ -369,6 +369,24 @@ def test_paths_that_cannot_be_saved_to(tmp_path):
     assert [entry.name for entry in tmp_path.iterdir()] == ["folder"]
 
 
+def test_a_rehearsal_finds_what_a_save_would(path, monkeypatch, tmp_path):
+    whole = path.read_bytes()
+    checkpoint.rehearse(path, tensors())
+    checkpoint.rehearse(tmp_path / "new", [])
+    for target in (tmp_path, tmp_path / "absent" / "model"):
+        with pytest.raises(CheckpointError, match="cannot save"):
+            checkpoint.rehearse(target, tensors())
+
+    def full(fd, offset, length):
+        assert (offset, length) == (0, 24 + 3 + 0 + 8)
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "posix_fallocate", full)
+    with pytest.raises(CheckpointError, match=r"No space left.*free some space"):
+        checkpoint.rehearse(path, tensors())
+    assert (path.read_bytes(), names(path)) == (whole, ["model.edgerev"])
+
+
 def test_a_link_is_followed(tmp_path):
     (tmp_path / "disk").mkdir()
     link = tmp_path / "model"

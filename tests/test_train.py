@@ -125,6 +125,18 @@ def test_resuming_with_the_samples_in_another_order_is_refused(tmp_path):
     assert output.read_bytes() == whole
 
 
+def test_an_output_that_cannot_be_written_is_found_before_the_first_step(data, tmp_path, monkeypatch):
+    def full(*where):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    trainer = toys.trainer(PLAIN, data["plain"], tmp_path / "model.edgerev")
+    with pytest.raises(CheckpointError, match="No space left"):
+        trainer.run()
+    assert trainer.learner.steps == 0
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_that_diverged_is_not_saved(data, tmp_path):
     """Its parameters are finite, but its state overflows: the next step would fail, and so would going on from it."""
     output = tmp_path / "model.edgerev"
