@@ -52,5 +52,9 @@ class CheckpointError(EdgerevError):
     """A checkpoint cannot be read or written, or belongs to another net."""
 
 
+class StoppedError(EdgerevError):
+    """Training was asked to stop, and did between two steps."""
+
+
 class KernelError(EdgerevError):
     """The compiled kernels cannot be built or loaded."""

@@ -18,7 +18,7 @@ from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, check_meaning, staging_bytes
 from edgerev.data.standardise import statistics
-from edgerev.errors import CheckpointError, ConfigError, NumericError, UsageError
+from edgerev.errors import CheckpointError, ConfigError, NumericError, StoppedError, UsageError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
 from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
@@ -136,6 +136,7 @@ class Trainer:
         self.report = self._new_report()
         self._seconds_in_steps = 0.0
         self._filled = 0  # samples in the arena's input
+        self._asked = False  # to stop
 
     def _stream(self) -> list[Experience]:
         train, test, _ = self.split
@@ -186,6 +187,10 @@ class Trainer:
                     "file"
                 )
 
+    def stop(self) -> None:
+        """Let `run` end after the step at hand, with a checkpoint; may be called by a signal's handler."""
+        self._asked = True
+
     def run(self) -> TrainingReport:
         """Train to the end and return the figures.
 
@@ -195,6 +200,8 @@ class Trainer:
             The output cannot be written: found before the first step where it can be.
         NumericError
             Training diverged; the checkpoint is the last good one.
+        StoppedError
+            `stop` was called.
         """
         start = time.perf_counter()
         first_step, done = self.learner.steps, self.learner.position.experience
@@ -242,6 +249,7 @@ class Trainer:
                 self._save(epoch=epoch + 1, sample=0)
             if self.learner.net.head.kind == "ridge":
                 for n in self._batches(feed, range(len(experience.train))):
+                    self._end_if_asked()  # without saving: what is summed up so far would be summed up again
                     self.learner.remember_step(n)
                     shown.update(0 if epochs else n)
 
@@ -261,14 +269,19 @@ class Trainer:
             shown.update(n)
             every = self.config.train.checkpoint_steps
             self.learner.move_to(sample=seen, loss=loss)
-            if every and self.learner.steps % every == 0:
+            if self._asked or (every and self.learner.steps % every == 0):
                 self._save()
+            self._end_if_asked()
             if self.learner.steps % 10 == 0:
                 figures = f"loss {loss:.4f}"
                 if self.learner.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR:
                     figures += f", accuracy {100 * correct / (seen - start):.2f} %"
                 shown.set_postfix_str(figures, refresh=False)
         self.report.loss = loss
+
+    def _end_if_asked(self) -> None:
+        if self._asked:
+            raise StoppedError(f"stopped after step {self.learner.steps}")
 
     def _save(self, **position: float) -> None:
         self.learner.move_to(**position)

@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import re
+import signal
 import struct
 import subprocess
 import sys
@@ -87,6 +88,27 @@ def test_resuming_from_the_generation_before(cli, work):
     done = cli(*train(work, "--resume"))
     assert (done.code, done.err) == (0, f"edgerev: {model} is not there; going on from {previous}\n")
     assert model.read_bytes() == whole
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_between_two_steps(cli, work, number, monkeypatch):
+    """What was learned is saved, and going on ends with the same bits."""
+    assert cli(*train(work)).code == 0
+    seen = []
+
+    class Display(toys.Quiet):
+        def update(self, n):
+            seen.append(n)
+            if len(seen) == 6:
+                os.kill(os.getpid(), number)
+
+    monkeypatch.setattr("edgerev.cli.progress.progress", Display)
+    done = cli(*train(work, output="stopped.edgerev"))
+    assert done == (128 + number, "", "edgerev: stopped after step 5; add --resume to go on\n")
+    assert Learner.load(str(work / "stopped.edgerev")).steps == 5
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert cli(*train(work, "--resume", output="stopped.edgerev")).code == 0
+    assert (work / "stopped.edgerev").read_bytes() == (work / "model.edgerev").read_bytes()
 
 
 def test_a_checkpoint_every_so_many_steps(cli, work):

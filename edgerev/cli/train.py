@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from edgerev.cli.output import check_output
+from edgerev.errors import StoppedError
 
 if TYPE_CHECKING:
     from edgerev.train import Trainer
@@ -41,8 +45,35 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config, open_dataset(args.data, label=config.data.label), args.output, progress)
     if args.resume:
         _resume(trainer, args.output)
-    show_training(trainer.run(), args.json)
+    with _stopping(trainer) as caught:
+        try:
+            report = trainer.run()
+        except StoppedError as stop:
+            print(f"edgerev: {stop}; add --resume to go on", file=sys.stderr)
+            return 128 + caught[0]
+    show_training(report, args.json)
     return 0
+
+
+@contextmanager
+def _stopping(trainer: Trainer) -> Iterator[list[int]]:
+    """Stop between two steps on the first interrupt or SIGTERM, of which the number is listed; at once on a second."""
+    caught: list[int] = []
+
+    def stop(number: int, frame: object) -> None:
+        caught.append(number)
+        trainer.stop()
+        restore()
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield caught
+    finally:
+        restore()
 
 
 def _resume(trainer: Trainer, output: str) -> None:
