@@ -40,6 +40,25 @@ def raising(error):
     return run
 
 
+def test_the_library_is_imported_by_the_verbs():
+    """Where an interrupt is answered: before that there would be nobody to do so."""
+    code = "import sys, edgerev.cli; print(*sorted(name for name in sys.modules if name.startswith('edgerev')))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [
+        "edgerev", "edgerev.cli", "edgerev.errors", "edgerev.kernels", "edgerev.kernels.layout"
+    ]  # fmt: skip
+
+
+def test_every_public_name_is_there():
+    import edgerev
+
+    assert {name: getattr(edgerev, name).__name__ for name in edgerev.__all__} == {n: n for n in edgerev.__all__}
+    assert sorted(name for names in edgerev._HOMES.values() for name in names) == sorted(edgerev.__all__)
+    assert set(edgerev.__all__) <= set(dir(edgerev))
+    with pytest.raises(AttributeError, match="no attribute 'Lerner'"):
+        edgerev.Lerner  # noqa: B018
+
+
 def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out
