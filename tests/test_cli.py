@@ -59,6 +59,15 @@ def test_every_public_name_is_there():
         edgerev.Lerner  # noqa: B018
 
 
+@pytest.mark.parametrize("arguments", [["plan", "--preset", "mlp4"], ["plan", "--preset", "mlp4", "--listing"]])
+def test_an_output_that_is_full(arguments):
+    with open("/dev/full", "w") as full:
+        command = [sys.executable, "-m", "edgerev", *arguments]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    message = "edgerev: error: [Errno 28] No space left on device; expected files and an output that work; free some "
+    assert (done.returncode, done.stderr) == (1, message + "space\n")
+
+
 def test_help_lists_every_verb(capsys):
     assert main(["--help"]) == 0
     text = capsys.readouterr().out

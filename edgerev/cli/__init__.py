@@ -45,7 +45,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     -------
     int
         0, the verb's own code, an error's `exit_code`, 130 after an interrupt, 141 when the reader of the output is
-        gone.
+        gone, 1 when it cannot be written.
     """
     try:
         code = _dispatch(sys.argv[1:] if argv is None else list(argv))
@@ -59,9 +59,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return INTERRUPTED_EXIT_CODE
     except BrokenPipeError:
-        # Nobody reads on; without this the interpreter would complain while it flushes at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _drop_output()
         return BROKEN_PIPE_EXIT_CODE
+    except OSError as error:
+        print(f"edgerev: error: {error}; expected files and an output that work; free some space", file=sys.stderr)
+        _drop_output()
+        return EdgerevError.exit_code
+
+
+def _drop_output() -> None:
+    """Let go of what was not written; the interpreter would try again at exit, and complain."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _dispatch(arguments: list[str]) -> int:
