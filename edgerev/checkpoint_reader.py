@@ -194,7 +194,7 @@ def _damaged(path: str, what: str) -> CheckpointError:
 def _way_out(path: str) -> str:
     previous = previous_path(path)
     if os.path.exists(previous):
-        return f"the generation before it is in {previous}: load that"
+        return f"the generation before it is in {previous}: move that to {path}"
     return "there is no .previous beside it: check the path, or restore a copy"
 
 

@@ -223,7 +223,7 @@ def test_damaged_checkpoints(name, refused, work):
     path.write_bytes(damage(name)(bytearray(path.read_bytes())))
     for command in readers(work):
         text = refused(1, r"model\.edgerev is no whole checkpoint: .*; expected a file made by save; ", *command)
-        assert f"the generation before it is in {path}.previous: load that" in text
+        assert f"the generation before it is in {path}.previous: move that to {path}" in text
 
 
 def test_every_flipped_bit_is_found(work):

@@ -174,7 +174,7 @@ def test_the_previous_generation_is_kept_and_named_in_errors(path):
     assert (load(path), load(previous)) == (contents(2), contents(1))
     assert names(path) == ["model.edgerev", "model.edgerev.previous"]
     path.write_bytes(b"")
-    with pytest.raises(CheckpointError, match=re.escape(f"in {previous}: load that")):
+    with pytest.raises(CheckpointError, match=re.escape(f"in {previous}: move that to {path}")):
         load(path)
 
 
