@@ -7,6 +7,7 @@ from typing import NamedTuple
 from edgerev.batch import Batch
 from edgerev.data import Records
 from edgerev.data.feed import Feed
+from edgerev.errors import DataError
 from edgerev.kernels.layout import LossKind
 from edgerev.learner import Learner
 
@@ -44,7 +45,7 @@ def evaluate(learner: Learner, *parts: Records) -> Evaluation:
 def _add_up(learner: Learner, records: Records) -> float:
     """Return the sum over all samples of 1 for a right answer, the share of right outputs, or the squared error."""
     feed = Feed(records, learner)
-    numbers = learner.class_numbers(records.classes) if records.classes is not None else []
+    numbers = _class_numbers(records.classes, learner.classes) if records.classes is not None else []
     found, targets = learner.runtime.view("probability"), learner.runtime.view("target")
     outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)
     total = 0.0
@@ -62,6 +63,20 @@ def _add_up(learner: Learner, records: Records) -> float:
             else:
                 total += sum((value - target) ** 2 for value, target in zip(row, wanted)) / outputs
     return total
+
+
+def _class_numbers(found: list[str], known: list[str]) -> list[int]:
+    """Return the number that each class of a data set has among those that a learner was trained on."""
+    if not known:
+        return list(range(len(found)))
+    numbers = {name: number for number, name in enumerate(known)}
+    unknown = [name for name in found if name not in numbers]
+    if unknown:
+        raise DataError(
+            f"the data has classes that the model does not know: {', '.join(unknown[:5])}; expected "
+            f"only {', '.join(known[:20])}; leave these samples out, or train on them"
+        )
+    return [numbers[name] for name in found]
 
 
 def reconstruction_error(learner: Learner, records: Records) -> float:

@@ -22,7 +22,7 @@ from edgerev.contents import (
     contents,
     to_metadata,
 )
-from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
+from edgerev.errors import CheckpointError, NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
 from edgerev.losses import Loss
@@ -142,25 +142,6 @@ class Learner(Bijection):
         for view, values in tables:
             view[:] = memoryview(array("f", values))
 
-    def class_numbers(self, classes: list[str]) -> list[int]:
-        """Return this learner's number of each class of a data set.
-
-        Raises
-        ------
-        DataError
-            It was not trained on all of them.
-        """
-        if not self.classes:
-            return list(range(len(classes)))
-        numbers = {name: number for number, name in enumerate(self.classes)}
-        unknown = [name for name in classes if name not in numbers]
-        if unknown:
-            raise DataError(
-                f"the data has classes that the model does not know: {', '.join(unknown[:5])}; expected "
-                f"only {', '.join(self.classes[:20])}; leave these samples out, or train on them"
-            )
-        return [numbers[name] for name in classes]
-
     # -- learning ---------------------------------------------------------------------------------------------
 
     @exclusive
@@ -278,6 +259,11 @@ class Learner(Bijection):
         """Compute the probabilities of the `n` samples, one micro-batch at most, that lie in the arena's input."""
         self._need_whole()
         if self._stale:
+            if not any(self.runtime.view("ridge.counts")):
+                raise NumericError(
+                    "the ridge head has no samples yet; expected some: add samples first, or resume the training that "
+                    "this model comes from, which has not got that far"
+                )
             self.runtime.run("ridge_solve", 1)
             self._stale = False
         self.runtime.run("encode", n, until="read_out")

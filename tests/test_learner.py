@@ -521,12 +521,12 @@ def test_classes_are_predicted_once_they_were_seen():
 
 def test_forgetting_and_an_empty_memory():
     learner = ridge()
-    with pytest.raises(NumericError, match="add samples first"):
+    with pytest.raises(NumericError, match="no samples yet; expected some: add samples first, or resume"):
         learner.predict_one(X[0])
     learner.remember_many(X, Y)
     answers = learner.predict_proba_many(X)
     learner.forget()
-    with pytest.raises(NumericError, match="add samples first"):
+    with pytest.raises(NumericError, match="no samples yet; expected some: add samples first, or resume"):
         learner.predict_many(X)
     learner.remember_many(X, Y)
     assert (learner.predict_proba_many(X) == answers).all()
@@ -551,7 +551,7 @@ def test_sums_survive_saving(tmp_path):
     loaded.remember_many(X[10:], Y[10:])
     assert (loaded.predict_proba_many(X) == learner.predict_proba_many(X)).all()
     ridge().save(path)
-    with pytest.raises(NumericError, match="add samples first"):
+    with pytest.raises(NumericError, match="no samples yet; expected some: add samples first, or resume"):
         Learner.load(path).predict_one(X[0])
 
 
