@@ -187,6 +187,11 @@ class Trainer:
                     "file"
                 )
 
+    @property
+    def finished(self) -> bool:
+        """Whether every experience was learned already, so that `run` only measures."""
+        return self.learner.position.experience >= len(self.stream)
+
     def stop(self) -> None:
         """Let `run` end after the step at hand, with a checkpoint; may be called by a signal's handler."""
         self._asked = True
@@ -205,13 +210,13 @@ class Trainer:
         """
         start = time.perf_counter()
         first_step, done = self.learner.steps, self.learner.position.experience
-        if self.output is not None and done < len(self.stream):
+        if self.output is not None and not self.finished:
             rehearse(self.output, KeptTensors(self.learner.runtime))
         for index in range(done, len(self.stream)):
             self._learn(index)
             self._measure(index)
             self._save(experience=index + 1, epoch=0, sample=0)
-        if done >= len(self.stream):
+        if done == len(self.stream):
             self._measure(len(self.stream) - 1)
         report = self.report
         if self.learner.net.state == "float32":

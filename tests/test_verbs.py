@@ -68,7 +68,9 @@ def test_force_and_resume(cli, work):
     assert cli(*train(work)).code == 2
     assert cli(*train(work, "--force", "--resume")).code == 2
     assert model.read_bytes() == first
-    assert of(cli(*train(work, "--resume", "--json")))["step_ms"] == 0
+    ended = cli(*train(work, "--resume", "--json"))
+    assert (ended.code, json.loads(ended.out)["step_ms"]) == (0, 0)
+    assert ended.err == f"edgerev: {model} was trained to its end already; measuring only\n"
     assert model.read_bytes() == first
     (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", "batch = 8\nseed = 1"))
     assert cli(*train(work, "--force")).code == 0

@@ -88,3 +88,5 @@ def _resume(trainer: Trainer, output: str) -> None:
         trainer.resume(previous)
     else:
         print(f"edgerev: {output} is not there; starting anew", file=sys.stderr)
+    if trainer.finished:
+        print(f"edgerev: {output} was trained to its end already; measuring only", file=sys.stderr)
