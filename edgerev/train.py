@@ -18,11 +18,12 @@ from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, check_meaning, staging_bytes
 from edgerev.data.standardise import statistics
-from edgerev.errors import CheckpointError, ConfigError, NumericError, StoppedError, UsageError
+from edgerev.errors import CheckpointError, ConfigError, DataError, NetError, NumericError, StoppedError, UsageError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
 from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
 from edgerev.learner import Learner
+from edgerev.net import Net
 from edgerev.program import Region
 from edgerev.tools.memory import peak_rss_bytes, rss_bytes
 
@@ -105,6 +106,11 @@ class Trainer:
         self.split = _split(dataset, config)
         train = self.split.train
         outputs = train.outputs
+        if train.classes is not None and len(train.classes) < 2:
+            raise DataError(
+                f"{train.name} has one class, {train.classes[0]}; expected at least two to tell apart; check the label "
+                "column, or name it in a list if its values are to be learned"
+            )
         if config.net.outputs is not None and config.net.outputs < outputs:
             raise ConfigError(
                 f"net.outputs is {config.net.outputs}, but the data has {outputs} classes or values; expected at least "
@@ -120,7 +126,7 @@ class Trainer:
         library.load()
         self._ready_rss_bytes = rss_bytes()
         self.learner = Learner(
-            config.make_net(train.shape, outputs), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,
+            _make_net(config, train), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,
             rate_schedule=recipe.rate_schedule, clip=recipe.clip, augment=recipe.augment, atomic=recipe.atomic,
             budget=config.train.budget, schedule=config.train.schedule,
             threads=config.train.threads, seed=config.train.seed, data_bytes=staging_bytes(train, batch),
@@ -340,6 +346,19 @@ class Trainer:
 def _mean(values: Sequence[float], sizes: Sequence[int]) -> float:
     """Return the mean of figures of parts, each weighted with its size; sizes of further parts are left out."""
     return sum(value * size for value, size in zip(values, sizes)) / sum(sizes[: len(values)])
+
+
+def _make_net(config: Config, train: Records) -> Net:
+    try:
+        return config.make_net(train.shape, train.outputs)
+    except NetError as error:
+        if len(train.shape) != 2:
+            raise
+        shape = ", ".join(map(str, train.shape))
+        raise NetError(
+            f"{error}. {train.name} holds arrays of floats ({shape}), which are read as signals (time, channels); if "
+            f"they are images, reshape them to (samples, {shape}, 1)"
+        ) from error
 
 
 def _split(dataset: Dataset, config: Config) -> Split:

@@ -495,6 +495,7 @@ CSV_ERRORS = {
     "a,b,label\n1,,3\n": "line 2, column b is ''",
     "a,b,label\n\n1,two,3\n": "line 3, column b is 'two'",
     "a,b,label\n1,2,\n": "line 2 has no label",
+    "a,b,label\n1,2,x\n1,2,NaN\n": "line 3 has no label",
     "a,a,label\n1,2,3\n": "several columns named 'a'",
     "label\n1\n": "no other",
     'a,b,label\n1,"2,3\n': "damaged",

@@ -577,3 +577,10 @@ def test_samples_in_a_checkpoint_would_be_counted(tmp_path, monkeypatch):
     monkeypatch.setattr("edgerev.contents.KEPT", (Region.PARAMETERS, Region.IO))
     sizes = [(name, view.nbytes) for name, _, _, view in KeptTensors(learner.runtime)]
     assert stored_sample_bytes(learner.runtime.program, sizes) >= 4 * 64 * 4
+
+
+def test_the_target_of_one_output_may_be_any_number():
+    net = Net((4,), Dense(16), (Block((Dense(8),)),), Head(1))
+    learners = [Learner(net, loss=MeanSquaredError()) for _ in range(3)]
+    reports = [learner.learn_one(X[0], one) for learner, one in zip(learners, (1.0, np.float32(1), [1.0]))]
+    assert reports[0] == reports[1] == reports[2]

@@ -14,7 +14,7 @@ import toys
 import harness
 from edgerev.contents import peek
 from edgerev.data import Permutation
-from edgerev.errors import CheckpointError, ConfigError, DataError, NumericError
+from edgerev.errors import CheckpointError, ConfigError, DataError, NetError, NumericError
 from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.learner import Learner
 
@@ -135,6 +135,16 @@ def test_an_output_that_cannot_be_written_is_found_before_the_first_step(data, t
         trainer.run()
     assert trainer.learner.steps == 0
     assert list(tmp_path.iterdir()) == []
+
+
+def test_data_that_means_something_else_than_it_seems(tmp_path):
+    x, y = toys.images(30)
+    toys.write_npz(tmp_path / "floats.npz", (x / 255).astype("f4"), y)
+    with pytest.raises(NetError, match=r"read as signals .*; if they are images, reshape them to \(samples, 8, 8, 1\)"):
+        toys.trainer({"net": {"preset": "digits"}}, tmp_path / "floats.npz", None)
+    toys.write_npz(tmp_path / "one.npz", x, y * 0 + 3)
+    with pytest.raises(DataError, match=r"one\.npz has one class, 3; expected at least two"):
+        toys.trainer({"net": {"preset": "digits"}}, tmp_path / "one.npz", None)
 
 
 def test_a_model_that_diverged_is_not_saved(data, tmp_path):
@@ -449,3 +459,12 @@ def test_targets_that_are_values(kind, tmp_path):
         toys.trainer({**config, "net": {**toys.DENSE, "outputs": 3}}, tmp_path / "values.npz", None).run()
     with pytest.raises(DataError, match=r"targets are float32; .*choose another loss"):
         toys.trainer({**PLAIN, "loss": {"kind": "cross_entropy"}}, tmp_path / "values.npz", None).run()
+
+
+def test_an_experience_without_samples_names_its_classes(tmp_path):
+    toys.write_csv(tmp_path / "train.csv", *toys.rows(60))
+    x, y = toys.rows(60)
+    toys.write_csv(tmp_path / "test.csv", x[y < 2], y[y < 2])
+    config = {**CONTINUAL, "net": {**toys.DENSE, "head": "ridge"}}
+    with pytest.raises(DataError, match=r"2 have no samples in training or test data; expected some in both"):
+        toys.trainer(config, tmp_path, None)

@@ -38,6 +38,10 @@ def class_incremental(train: Records, test: Records, per_experience: int) -> lis
         group = tuple(numbers[first : first + per_experience])
         part, held_out = train.subset(group), test.subset(group)
         if not len(part) or not len(held_out):
-            raise DataError(f"classes {group} have no samples in training or test data; add some or leave them out")
+            names = ", ".join(train.classes[number] for number in group)
+            raise DataError(
+                f"{train.name}: {names} have no samples in training or test data; expected some in both; add some or "
+                "leave these classes out"
+            )
         found.append(Experience(group, part, held_out))
     return found

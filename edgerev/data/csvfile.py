@@ -18,6 +18,7 @@ from edgerev.data.blocks import BLOCK_BYTES, Block, Part, reading, usable
 from edgerev.data.sources import MAX_LINE
 from edgerev.errors import DataError
 
+NO_LABEL = ("", "nan")  # pandas writes the second for the first
 Line = tuple[int, list[str]]
 
 
@@ -115,8 +116,9 @@ def _labelled_blocks(
 ) -> Iterator[Block]:
     for chunk in _chunks(name, lines, header, _chunk_size(header)):
         labels = [row[target].strip() for _, row in chunk]
-        if "" in labels:
-            number = chunk[labels.index("")][0]
+        missing = next((place for place, text in enumerate(labels) if text.lower() in NO_LABEL), None)
+        if missing is not None:
+            number = chunk[missing][0]
             raise DataError(f"{name}, line {number} has no {header[target]}; expected a label; fill or remove the line")
         yield _numbers(name, chunk, header, features), np.array(labels)
 
