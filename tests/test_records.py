@@ -156,3 +156,16 @@ def test_an_index_that_cannot_be_written(records, tmp_path):
 def test_reading_needs_no_numpy():
     code = "import sys, edgerev.data, edgerev.checkpoint; assert 'numpy' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_sample_and_its_target_are_looked_up_once(records, monkeypatch):
+    chosen, looked = records.pick([3, 1]), []
+    place = chosen._place
+    monkeypatch.setattr(chosen, "_place", lambda index: looked.append(index) or place(index))
+    sample, target = bytearray(records.record_bytes), bytearray(records.target_bytes)
+    chosen.read_into(1, memoryview(sample), memoryview(target))
+    assert looked == [1]
+    ref_sample, ref_target = bytearray(records.record_bytes), bytearray(records.target_bytes)
+    records.read_into(1, memoryview(ref_sample))
+    records.read_target_into(1, memoryview(ref_target))
+    assert (sample, target) == (ref_sample, ref_target)

@@ -91,9 +91,8 @@ class Feed:
         size, target_size = records.record_bytes, records.target_bytes
         place = self._raw if self._staging is None else self._staging
         for index in indices:
-            records.read_into(index, place[count * size : (count + 1) * size])
-            if targets:
-                records.read_target_into(index, self._target[count * target_size : (count + 1) * target_size])
+            target = self._target[count * target_size : (count + 1) * target_size] if targets else None
+            records.read_into(index, place[count * size : (count + 1) * size], target)
             count += 1
         if self._staging is not None:
             used = count * size

@@ -118,8 +118,8 @@ class Records:
         """Classes, or values of one target."""
         return len(self.classes) if self.classes is not None else prod(self.target_shape)
 
-    def read_into(self, index: int, view: memoryview) -> None:
-        """Read the bytes of one sample.
+    def read_into(self, index: int, view: memoryview, target: memoryview | None = None) -> None:
+        """Read the bytes of one sample, and of its target at will.
 
         Parameters
         ----------
@@ -127,17 +127,22 @@ class Records:
             0 to count - 1.
         view : memoryview
             `record_bytes` bytes, writable, C-contiguous; written in place.
+        target : memoryview, optional
+            `target_bytes` bytes, as `view`.
 
         Raises
         ------
         IndexError
             If there is no such sample.
         UsageError
-            If the view's size is wrong.
+            If a view's size is wrong, or the set has no targets.
         DataError
             If the file became shorter or cannot be read.
         """
-        self._read(self.offset, self.record_bytes, self._place(index), 1, view)
+        place = self._place(index)
+        self._read(self.offset, self.record_bytes, place, 1, view)
+        if target is not None:
+            self._read(self._targets(), self.target_bytes, place, 1, target)
 
     def read_target_into(self, index: int, view: memoryview) -> None:
         """Read the bytes of one target.
