@@ -201,7 +201,7 @@ class Learner:
         try:
             self.runtime.run("train", n)
         except NumericError as error:
-            self._torn = not self._deferred and self._program.has_update(before=error.row)
+            self._torn = not self._deferred and self._program.has_update(until=error.row)
             if not self._torn:
                 raise
             raise NumericError(

@@ -10,7 +10,16 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgerev import layers
-from edgerev.kernels.layout import NO_TENSOR, WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD, Activation, NormKind, Op
+from edgerev.kernels.layout import (
+    GRAIN,
+    NO_TENSOR,
+    WINOGRAD_BLOCK,
+    WINOGRAD_OUTPUTS,
+    WINOGRAD_PAD,
+    Activation,
+    NormKind,
+    Op,
+)
 from edgerev.program import Program, Region
 
 Shape3 = tuple[int, int, int]
@@ -38,6 +47,16 @@ class ParameterSpec(NamedTuple):
     decays: bool
 
 
+class FusedSGD(NamedTuple):
+    """A layer's gradient that goes straight into its update."""
+
+    scalars: int
+    decay: float
+
+
+Gradient = list[int] | FusedSGD  # a tensor for each parameter of a layer, or none
+
+
 @dataclass(frozen=True)
 class Context:
     """What lowering a layer needs to know of its surroundings.
@@ -46,6 +65,7 @@ class Context:
     ----------
     chunk, capacity : samples that scratch tensors hold, and those that stored activations hold
     threads : most threads that run it; some instructions need scratch for each
+    once : whether the samples come all at once, not chunk by chunk
     train : whether dropout is on
     streams : number of the first random stream that the layers may draw from, one for each layer
     stored : name under which activations stay until the backward pass; empty when they are computed again
@@ -56,6 +76,7 @@ class Context:
     capacity: int
     counters: int
     threads: int
+    once: bool
     train: bool
     stored: str = ""
     streams: int = 0
@@ -139,24 +160,29 @@ class Convolution(LoweredLayer):
         ]
 
     def prepare(self, context: Context, weights: list[int], forward: bool, backward: bool) -> None:
-        program = context.program
-        if forward and self.filter:
-            program.emit(Op.WINOGRAD_WEIGHTS, self._mapped(context), weights[0], **self.sizes)
-        if backward:
-            program.emit(Op.FLIP, self._flipped(context), weights[0])
-            if self.filter:
-                flipped = self._mapped(context, flipped=True)
-                program.emit(Op.WINOGRAD_WEIGHTS, flipped, self._flipped(context), **self.sizes)
+        if not context.once:
+            if forward and self.filter:
+                self._mapped(context, weights[0], emit=True)
+            if backward:
+                self._mapped(context, weights[0], flipped=True, emit=True)
 
-    def _mapped(self, context: Context, *, flipped: bool = False) -> int:
-        assert self.filter is not None
-        channels, columns = self.inputs[2], self.outputs[2]
-        shape = (columns, channels) if flipped else (channels, columns)
-        return context.shared(f"u{self.index}{'.flipped' * flipped}", (self.filter.positions, *shape))
+    def _mapped(self, context: Context, weight: int, *, flipped: bool = False, emit: bool) -> int:
+        """Return the tensor of the weights as the products want them, `flipped` for the gradient of the input.
 
-    def _flipped(self, context: Context) -> int:
-        taps, channels, columns = self.parameters()[0].shape
-        return context.shared(f"flipped{self.index}", (taps, columns, channels))
+        Emit what writes it where the samples come all at once: then it is still in the cache when it is used.
+        """
+        program, (taps, channels, columns) = context.program, self.parameters()[0].shape
+        if flipped:
+            channels, columns, source = columns, channels, weight
+            weight = context.shared(f"flipped{self.index}", (taps, channels, columns))
+            if emit:
+                program.emit(Op.FLIP, weight, source)
+        if self.filter is None:
+            return weight
+        mapped = context.shared(f"u{self.index}{'.flipped' * flipped}", (self.filter.positions, channels, columns))
+        if emit:
+            program.emit(Op.WINOGRAD_WEIGHTS, mapped, weight, **self.sizes)
+        return mapped
 
     def _work(self, context: Context, *, gradient: bool) -> int:
         assert self.filter is not None
@@ -165,7 +191,8 @@ class Convolution(LoweredLayer):
 
     def forward(self, context: Context, x: int, y: int, weights: list[int], *, relu: bool = False) -> None:
         if self.filter:
-            operands = (y, self._work(context, gradient=False), x, self._mapped(context), weights[1])
+            mapped = self._mapped(context, weights[0], emit=context.once)
+            operands = (y, self._work(context, gradient=False), x, mapped, weights[1])
             context.program.emit(Op.WINOGRAD, *operands, **self.sizes, relu=relu)
         else:
             context.program.emit(Op.CONV, y, x, *weights, **self.sizes, relu=relu)
@@ -177,15 +204,20 @@ class Convolution(LoweredLayer):
         else:
             context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes)
 
+    def update(self, context: Context, x: int, dy: int, weights: list[int], sgd: FusedSGD) -> None:
+        """Emit the gradient of the parameters and their update in one."""
+        context.program.emit(Op.CONV_SGD, *weights, x, dy, sgd.scalars, **self.sizes, decay=sgd.decay)
+
     def input_gradient(
         self, context: Context, x: int, dy: int, dx: int, weights: list[int], *, mask: int = NO_TENSOR,
         add: bool = False,
     ) -> None:
+        mapped = self._mapped(context, weights[0], flipped=True, emit=context.once)
         if self.filter:
-            operands = (dx, self._work(context, gradient=False), dy, self._mapped(context, flipped=True))
+            operands = (dx, self._work(context, gradient=False), dy, mapped)
             context.program.emit(Op.WINOGRAD, *operands, NO_TENSOR, mask, **self.sizes, add=add)
         else:
-            context.program.emit(Op.CONV, dx, dy, self._flipped(context), NO_TENSOR, mask, **self.sizes, add=add)
+            context.program.emit(Op.CONV, dx, dy, mapped, NO_TENSOR, mask, **self.sizes, add=add)
 
 
 class MinimalFilter(NamedTuple):
@@ -219,7 +251,7 @@ def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], column
     if width % WINOGRAD_OUTPUTS or (height % WINOGRAD_OUTPUTS if both else height != 1):
         return None
     tiles = width // WINOGRAD_OUTPUTS * (height // WINOGRAD_OUTPUTS if both else 1)
-    if channels % 16 or columns % 16 or tiles < WINOGRAD_BLOCK:
+    if channels % GRAIN or columns % GRAIN or tiles < WINOGRAD_BLOCK:
         return None
     size = WINOGRAD_OUTPUTS + kernel[1] - 1
     return MinimalFilter(size * size if both else size)

@@ -7,15 +7,14 @@ neither tensor has a halo and the kernel is 1x1, all positions of all samples ar
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, one_pointer
+from edgerev.kernels.intrinsics import advance, f32_at, fma, outside, three_floats, transpose, update_by_outer
 from edgerev.kernels.jit import jit, kernel
+from edgerev.kernels.layout import V_RATE, Status
 from edgerev.kernels.maths import multiply_add
 from edgerev.kernels.operands import (
     T_CHANNELS,
     T_HEIGHT,
     T_OFFSET,
-    T_PAD_X,
-    T_PAD_Y,
     T_STRIDE,
     T_WIDTH,
     continues,
@@ -24,29 +23,34 @@ from edgerev.kernels.operands import (
     line_offset,
     line_stride,
     parameter,
+    real_parameter,
+    record,
     samples,
     share,
     tensor,
+    whole,
 )
 from edgerev.kernels.tile import (
+    DECAY,
+    FAILED,
     FROM_BIAS,
     FROM_C,
     FROM_ZERO,
     MASK,
     PLAIN,
+    RATE,
     RELU,
+    SGD,
     TILE_ROWS,
+    WIDTH,
     strip,
     strip_transposed,
     strip_width,
 )
 
+INFINITY = np.float32(np.inf)
+NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
 PART = 32  # positions of a line that one thread computes in a row
-
-
-@jit
-def _no_halo(t):
-    return t[T_PAD_Y] == 0 and t[T_PAD_X] == 0
 
 
 @jit
@@ -85,7 +89,7 @@ def conv(row, tensors, arena, n, thread, threads, status):
         tm, mask, end = tensor(row, tensors, 4), floats(row, tensors, arena, 4), np.intp(MASK)
     kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
-    if kernel_h * kernel_w == 1 and _no_halo(tx) and _no_halo(ty) and _no_halo(tm):
+    if kernel_h * kernel_w == 1 and whole(tx) and whole(ty) and whole(tm):
         rows = count * ty[T_HEIGHT] * ty[T_WIDTH]
         _matrix(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
         return
@@ -107,18 +111,13 @@ def conv(row, tensors, arena, n, thread, threads, status):
         j += width
 
 
-@kernel
-def conv_wgrad(row, tensors, arena, n, thread, threads, status):
-    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w)."""
-    count = samples(row, n)
-    tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
-    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), continues(row)
-    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+@jit
+def _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, bias, start, end, thread, threads):
+    """Sum x dy over samples and positions for each weight; threads share rows."""
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
     height, width = ty[T_HEIGHT], ty[T_WIDTH]
     run, run1, run2 = width, height, count
-    if _no_halo(tx) and _no_halo(ty):
+    if whole(tx) and whole(ty):
         run, run1, run2 = count * height * width, np.intp(1), np.intp(1)
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     per_tap_row = kernel_w * channels
@@ -133,27 +132,81 @@ def conv_wgrad(row, tensors, arena, n, thread, threads, status):
             lanes = strip_width(columns - j, last - first)
             strip_transposed(
                 lanes, advance(dw, first * columns + j), columns, a, channels, advance(dy, j), columns,
-                last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], dw, start,
-                dw, PLAIN,
+                last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], bias,
+                start, dw, end,
             )
             j += lanes
-    if has(row, 1):
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)
 
 
 @jit
-def bias_gradient(db, dy, ty, count, accumulate, thread, threads):
+def bias_gradient(db, dy, ty, count, bias, start, end, thread, threads):
     """Sum dy over samples and positions, in that order, for each channel; threads share channels."""
-    channels, one = ty[T_CHANNELS], one_pointer()
-    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+    channels, one = ty[T_CHANNELS], three_floats(np.float32(1), np.float32(0), np.float32(0))
     j, last = share(channels, thread, threads)
     while j < last:
         lanes = strip_width(last - j, 1)
         strip_transposed(
             lanes, advance(db, j), channels, one, 0, advance(dy, j), channels, 1, ty[T_WIDTH], ty[T_HEIGHT], 0,
-            line_stride(ty), count, 0, ty[T_STRIDE], db, start, db, PLAIN,
+            line_stride(ty), count, 0, ty[T_STRIDE], bias, start, db, end,
         )
         j += lanes
+
+
+@jit
+def start_of_sums(row):
+    """Return where the sums over samples of this instruction's chunk start."""
+    return np.intp(FROM_C) if continues(row) else np.intp(FROM_ZERO)
+
+
+@kernel
+def conv_wgrad(row, tensors, arena, n, thread, threads, status):
+    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w)."""
+    tx, ty, count = tensor(row, tensors, 2), tensor(row, tensors, 3), samples(row, n)
+    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    kernel_h, kernel_w, start = parameter(row, 0), parameter(row, 1), start_of_sums(row)
+    _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, dw, start, PLAIN, thread, threads)
+    if has(row, 1):
+        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, dw, start, PLAIN, thread, threads)
+
+
+@jit
+def _outer_sgd(w, x, dy, channels, columns, constants, thread, threads):
+    """The update by the product of one position's inputs and slopes: no sums, so no tiles."""
+    rate, decay, failed = constants[RATE], constants[DECAY], np.int32(0)
+    first, last = share(channels, thread, threads)
+    x = advance(x, first)
+    j = np.intp(0)
+    while j + 4 * WIDTH <= columns:
+        band = advance(w, first * columns + j)
+        if update_by_outer(band, columns, x, advance(dy, j), last - first, rate, decay):
+            failed = np.int32(1)
+        j += 4 * WIDTH
+    for c in range(last - first):
+        line = advance(w, (first + c) * columns)
+        for o in range(j, columns):
+            gradient = fma(x[c], dy[o], np.float32(0))
+            failed = np.int32(failed | np.int32(outside(gradient, INFINITY)))
+            line[o] = fma(-rate, fma(decay, line[o], gradient), line[o])
+    if failed != np.int32(0):
+        constants[FAILED] = np.float32(1)
+
+
+@kernel
+def conv_sgd(row, tensors, arena, n, thread, threads, status):
+    """CONV_SGD w b; x dy scalars (kernel_h, kernel_w, decay)."""
+    tx, ty, count = tensor(row, tensors, 2), tensor(row, tensors, 3), samples(row, n)
+    w, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    rate = f32_at(arena, tensor(row, tensors, 4)[T_OFFSET])[V_RATE]
+    kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
+    constants = three_floats(rate, real_parameter(row, 2), np.float32(0))
+    if count * ty[T_HEIGHT] * ty[T_WIDTH] == 1 and kernel_h * kernel_w == 1:
+        _outer_sgd(w, x, dy, tx[T_CHANNELS], ty[T_CHANNELS], constants, thread, threads)
+    else:
+        _weight_gradient(w, x, dy, tx, ty, count, kernel_h, kernel_w, constants, FROM_ZERO, SGD, thread, threads)
+    constants[DECAY] = np.float32(0)  # biases do not decay
+    bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, constants, FROM_ZERO, SGD, thread, threads)
+    if constants[FAILED] != np.float32(0):
+        record(status, NOT_FINITE, -1)
 
 
 @kernel
@@ -162,22 +215,22 @@ def flip(row, tensors, arena, n, thread, threads, status):
     tw = tensor(row, tensors, 1)
     target, w = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET]), f32_at(arena, tw[T_OFFSET])
     taps, channels, columns = tw[T_HEIGHT], tw[T_WIDTH], tw[T_CHANNELS]
-    first, last = share(taps * columns, thread, threads)
-    line = first
-    while line < last:
-        tap, column = line // columns, line % columns
+    bands = (columns + WIDTH - 1) // WIDTH  # a band is as many columns of w, so lines of the target, as a vector has
+    first, last = share(taps * bands, thread, threads)
+    for band in range(first, last):
+        tap, column = band // bands, (band % bands) * WIDTH
         source = advance(w, (taps - 1 - tap) * channels * columns + column)
-        a = advance(target, line * channels)
-        if column + 4 <= columns and line + 4 <= last:  # four columns at a time share the lines of the cache they read
-            b, c, d = advance(a, channels), advance(a, 2 * channels), advance(a, 3 * channels)
-            for i in range(channels):
-                a[i], b[i], c[i], d[i] = source[0], source[1], source[2], source[3]
-                source = advance(source, columns)
-            line += 4
-        else:
-            for i in range(channels):
-                a[i] = source[i * columns]
-            line += 1
+        lines = advance(target, (tap * columns + column) * channels)
+        width = min(columns - column, np.intp(WIDTH))
+        i = np.intp(0)
+        if width == WIDTH:
+            while i + WIDTH <= channels:
+                transpose(advance(lines, i), channels, advance(source, i * columns), columns)
+                i += WIDTH
+        while i < channels:
+            for k in range(width):
+                lines[k * channels + i] = source[i * columns + k]
+            i += 1
 
 
 @kernel
@@ -228,4 +281,5 @@ def depthwise_wgrad(row, tensors, arena, n, thread, threads, status):
                 a = advance(x, line_offset(tx, line) + shift + position * channels)
                 multiply_add(target, a, advance(dy, line_offset(ty, line) + position * channels), channels)
     if has(row, 1):
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)
+        db = floats(row, tensors, arena, 1)
+        bias_gradient(db, dy, ty, count, dw, start_of_sums(row), PLAIN, thread, threads)

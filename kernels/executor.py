@@ -5,7 +5,7 @@ from numba import types
 
 from edgerev.kernels import layout
 from edgerev.kernels.activation import activation, activation_grad
-from edgerev.kernels.conv import conv, conv_wgrad, depthwise, depthwise_wgrad, flip
+from edgerev.kernels.conv import conv, conv_sgd, conv_wgrad, depthwise, depthwise_wgrad, flip
 from edgerev.kernels.intrinsics import (
     I32P,
     I64P,
@@ -77,6 +77,7 @@ ADVANCE = int(Op.ADVANCE)
 WINOGRAD_WEIGHTS = int(Op.WINOGRAD_WEIGHTS)
 WINOGRAD = int(Op.WINOGRAD)
 WINOGRAD_WGRAD = int(Op.WINOGRAD_WGRAD)
+CONV_SGD = int(Op.CONV_SGD)
 
 
 @jit
@@ -152,6 +153,8 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
         winograd(row, tensors, arena, n, thread, threads, status)
     elif op == WINOGRAD_WGRAD:
         winograd_wgrad(row, tensors, arena, n, thread, threads, status)
+    elif op == CONV_SGD:
+        conv_sgd(row, tensors, arena, n, thread, threads, status)
     else:
         record(status, UNKNOWN_OP, -1)
 

@@ -82,16 +82,96 @@ def advance(typing_context, pointer, elements):
     return pointer(pointer, types.intp), generate
 
 
+def transposed_lines(builder, lines):
+    """Return the columns of a square of vectors: first of squares of 4 within 128 bits, where shuffles are cheapest,
+    then the squares off the diagonal are exchanged."""
+    width, lines = len(lines), list(lines)
+
+    def shuffle(a, b, lanes):
+        lanes = [lane % 4 + (lane // 4 * width) + block for block in range(0, width, 4) for lane in lanes]
+        return builder.shuffle_vector(a, b, ir.Constant(ir.VectorType(i32, width), lanes))
+
+    for i in range(0, width, 4):
+        a, b, c, d = lines[i : i + 4]
+        low, high = (0, 4, 1, 5), (2, 6, 3, 7)  # lanes 4 to 7 are those of the second vector
+        a, b, c, d = shuffle(a, b, low), shuffle(a, b, high), shuffle(c, d, low), shuffle(c, d, high)
+        low, high = (0, 1, 4, 5), (2, 3, 6, 7)
+        lines[i : i + 4] = shuffle(a, c, low), shuffle(a, c, high), shuffle(b, d, low), shuffle(b, d, high)
+    step = 4
+    while step < width:
+        low = [lane + (width - step) * bool(lane & step) for lane in range(width)]
+        high = [lane + (width if lane & step else step) for lane in range(width)]
+        for i in (i for i in range(width) if not i & step):
+            pair = lines[i], lines[i + step]
+            for place, lanes in ((i, low), (i + step, high)):
+                lines[place] = builder.shuffle_vector(*pair, ir.Constant(ir.VectorType(i32, width), lanes))
+        step *= 2
+    return lines
+
+
 @intrinsic
-def one_pointer(typing_context):
-    """Return a pointer to a float32 that is 1: the matrix with which a product is a sum."""
+def transpose(typing_context, target, target_row, source, source_row):
+    """Write the transposed of a square block of one vector's width: as many rows, their starts that far apart."""
 
     def generate(context, builder, signature, arguments):
-        slot = cgutils.alloca_once(builder, f32)
-        builder.store(ir.Constant(f32, 1.0), slot)
-        return slot
+        target, target_row, source, source_row = arguments
+        width = TARGET.width
+        lines = [
+            load_vector(builder, builder.gep(source, [builder.mul(source_row, intp(i))]), width) for i in range(width)
+        ]
+        for i, line in enumerate(transposed_lines(builder, lines)):
+            store_vector(builder, line, builder.gep(target, [builder.mul(target_row, intp(i))]))
+        return context.get_dummy_value()
 
-    return F32P(), generate
+    return types.void(F32P, types.intp, F32P, types.intp), generate
+
+
+@intrinsic
+def update_by_outer(typing_context, w, w_row, x, dy, rows, rate, decay):
+    """Update a band of weights, 4 vectors wide, by SGD with the gradient ``x dy``; return whether one is not finite.
+
+    What `edgerev.kernels.tile` does with a chain of one product, without the cost of a tile.
+    """
+
+    def generate(context, builder, signature, arguments):
+        w, w_row, x, dy, rows, rate, decay = arguments
+        width, vectors = TARGET.width, 4
+        vector = ir.VectorType(f32, width)
+        multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
+        fabs = declare(builder, f"llvm.fabs.v{width}f32", vector, vector)
+        zero, infinity = (ir.Constant(vector, [value] * width) for value in (0.0, float("inf")))
+        minus_rate, decay = splat(builder, builder.fneg(rate), width), splat(builder, decay, width)
+        slopes = [load_vector(builder, builder.gep(dy, [intp(j * width)]), width) for j in range(vectors)]
+        failed = cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(ir.IntType(1), width), [0] * width))
+        with cgutils.for_range(builder, rows, intp=intp) as loop:
+            value = splat(builder, builder.load(builder.gep(x, [loop.index])), width)
+            line = builder.gep(w, [builder.mul(loop.index, w_row)])
+            for j in range(vectors):
+                place = builder.gep(line, [intp(j * width)])
+                gradient = builder.call(multiply_add, [value, slopes[j], zero])
+                strange = builder.fcmp_unordered(">=", builder.call(fabs, [gradient]), infinity)
+                builder.store(builder.or_(builder.load(failed), strange), failed)
+                weight = load_vector(builder, place, width)
+                slope = builder.call(multiply_add, [decay, weight, gradient])
+                store_vector(builder, builder.call(multiply_add, [minus_rate, slope, weight]), place)
+        bits = ir.IntType(width)
+        return builder.icmp_unsigned("!=", builder.bitcast(builder.load(failed), bits), bits(0))
+
+    f = types.float32
+    return types.boolean(F32P, types.intp, F32P, F32P, types.intp, f, f), generate
+
+
+@intrinsic
+def three_floats(typing_context, a, b, c):
+    """Return a pointer to three float32 of the calling function."""
+
+    def generate(context, builder, signature, arguments):
+        slots = cgutils.alloca_once(builder, f32, size=3)
+        for index, value in enumerate(arguments):
+            builder.store(value, builder.gep(slots, [intp(index)]))
+        return slots
+
+    return F32P(types.float32, types.float32, types.float32), generate
 
 
 def _unary(name, result_type, argument_type, result, argument):

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 MAX_THREADS = 16
+GRAIN = 16  # elements or channels that a thread or a vector takes: a multiple of the width of every vector
 NO_TENSOR = -1
 
 # One instruction is a row of int32.
@@ -90,6 +91,7 @@ class Op(IntEnum):
     WINOGRAD_WEIGHTS = 34
     WINOGRAD = 35
     WINOGRAD_WGRAD = 36
+    CONV_SGD = 37
 
 
 class Activation(IntEnum):
@@ -217,6 +219,7 @@ SIGNATURES = {
     Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.FLIP: Signature(("flipped",), ("w",)),
     Op.CONV_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
+    Op.CONV_SGD: Signature(("w", "b"), ("x", "dy", "scalars"), ("kernel_h", "kernel_w", "decay"), ("decay",)),
     Op.DEPTHWISE: Signature(("y",), ("x", "w", "b"), ("kernel_h", "kernel_w", "flipped")),
     Op.DEPTHWISE_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.ACTIVATION: Signature(("y",), ("x",), ("kind",)),

@@ -20,7 +20,12 @@ from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp, load_v
 from edgerev.kernels.jit import TARGET, jit, kernel
 
 FROM_ZERO, FROM_BIAS, FROM_C = 0, 1, 2  # where the chains start
-PLAIN, RELU, MASK = 0, 1, 2  # how they end: as they are, max(x, 0), or 0 where the mask's element is not positive
+# How they end: as they are; max(x, 0); 0 where the mask's element is not positive; as gradients of C, which is updated.
+PLAIN, RELU, MASK, SGD = 0, 1, 2, 3
+
+
+# With SGD, `bias` points at three float32: learning rate, weight decay, and what becomes 1 if a gradient is not finite.
+RATE, DECAY, FAILED = 0, 1, 2
 
 
 class _Operands(NamedTuple):
@@ -115,9 +120,31 @@ class _Tile:
                 mask = self._load(builder.gep(operands.mask, [self.lines[m]]), j)
                 positive = builder.fcmp_ordered(">", mask, self.zero)
                 builder.store(builder.select(positive, builder.load(self.sums[m, j]), self.zero), self.sums[m, j])
+        with self._when(operands.end, SGD):
+            self._update()
         for m, j in self.grid:
             target = builder.gep(operands.c, [builder.add(self.lines[m], intp(j * self.width))])
             store_vector(builder, builder.load(self.sums[m, j]), target)
+
+    def _update(self) -> None:
+        """Replace each gradient by what becomes of its weight; see `edgerev.kernels.optimizer`."""
+        builder, operands, vector = self.builder, self.operands, self.vector
+        rate, decay = (
+            splat(builder, builder.load(builder.gep(operands.bias, [intp(k)])), self.width) for k in (RATE, DECAY)
+        )
+        multiply_add = declare(builder, f"llvm.fma.v{self.width}f32", vector, vector, vector, vector)
+        absolute = declare(builder, f"llvm.fabs.v{self.width}f32", vector, vector)
+        infinity = ir.Constant(vector, [float("inf")] * self.width)
+        bad = None
+        for m, j in self.grid:
+            gradient, weight = builder.load(self.sums[m, j]), self._load(builder.gep(operands.c, [self.lines[m]]), j)
+            strange = builder.fcmp_unordered(">=", builder.call(absolute, [gradient]), infinity)
+            bad = strange if bad is None else builder.or_(bad, strange)
+            slope = builder.call(multiply_add, [decay, weight, gradient])
+            builder.store(builder.call(multiply_add, [builder.fneg(rate), slope, weight]), self.sums[m, j])
+        bits = builder.bitcast(bad, ir.IntType(self.width))
+        with builder.if_then(builder.icmp_unsigned("!=", bits, ir.IntType(self.width)(0)), likely=False):
+            builder.store(ir.Constant(f32, 1.0), builder.gep(operands.bias, [intp(FAILED)]))
 
 
 def _make_tile(most_rows: int, vectors: int, width: int):
@@ -224,7 +251,7 @@ def _make_strips(transposed: bool):
         count, count1, count2 : lengths of the runs of k, innermost first
         a1, b1, a2, b2 : elements between the middle and the outer runs
         start : FROM_ZERO, FROM_BIAS or FROM_C
-        end : PLAIN, RELU or MASK
+        end : PLAIN, RELU, MASK or SGD
         """
         if width == TILE_WIDTH:
             usual(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)

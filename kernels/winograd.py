@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerev.kernels.conv import bias_gradient
+from edgerev.kernels.conv import bias_gradient, start_of_sums
 from edgerev.kernels.intrinsics import advance, f32_at
 from edgerev.kernels.jit import TARGET, jit, kernel
 from edgerev.kernels.layout import WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD
 from edgerev.kernels.minimal_filter import make_gradient, make_map, make_output, toom_cook, transposed
 from edgerev.kernels.operands import (
+    GRAIN,
     T_CHANNELS,
     T_HEIGHT,
     T_OFFSET,
@@ -35,7 +36,6 @@ from edgerev.kernels.tile import FROM_C, FROM_ZERO, PLAIN, strip, strip_transpos
 
 WIDTH = TARGET.width
 M, BLOCK, PAD = WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD
-GRAIN = 16  # channels that a thread takes at least: a multiple of every vector
 
 def _make_kernels(taps: int, both: bool):
     """Make the three kernels for filters of `taps` (in both directions, or along the line only)."""
@@ -218,4 +218,5 @@ def winograd_wgrad(row, tensors, arena, n, thread, threads, status):
         _gradient_5(row, tensors, arena, n, thread, threads)
     if has(row, 1):
         dy, ty = floats(row, tensors, arena, 4), tensor(row, tensors, 4)
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, samples(row, n), continues(row), thread, threads)
+        db, start = floats(row, tensors, arena, 1), start_of_sums(row)
+        bias_gradient(db, dy, ty, samples(row, n), db, start, PLAIN, thread, threads)

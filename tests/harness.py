@@ -213,16 +213,18 @@ def magnitude(call):
         values = abs(call.read(name)) if call.has(name) else np.zeros(1)
         return values[np.isfinite(values)].max(initial=0)
 
-    if op in (Op.CONV, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD, Op.WINOGRAD, Op.WINOGRAD_WGRAD):
+    if op in (Op.CONV, Op.CONV_SGD, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD, Op.WINOGRAD, Op.WINOGRAD_WGRAD):
         memory = Memory(call.memory.program)
         memory.arrays = {number: abs(array) for number, array in call.memory.arrays.items()}
         if op == Op.WINOGRAD:
             matrix = naive.filter_map(call["kernel_w"])
             weights = naive.filtered(abs(call.unfiltered()), matrix, both=call["kernel_h"] > 1)
             memory.arrays[call.step.operands["u"]] = weights
+        if op == Op.CONV_SGD:
+            memory.arrays[call.step.operands["scalars"]] *= -1  # a negative rate adds what the positive one takes off
         same = naive.Call(call.step, call.row, memory, call.n, True, [])
         getattr(same, op.name.lower())()
-        names = [name for name in ("y", "dw", "db") if same.has(name)]
+        names = [name for name in layout.SIGNATURES[op].outputs if name != "work" and same.has(name)]
         return max(np.nan_to_num(same.read(name), posinf=0).max() for name in names)
     if op in (Op.NORM, Op.NORM_GRAD, Op.NORM_WGRAD):
         stretched = largest("x") * largest("stats")  # values beside a large mean, or of a small variance

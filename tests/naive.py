@@ -202,6 +202,16 @@ class Call:
     def winograd_wgrad(self):
         self.conv_wgrad()
 
+    def conv_sgd(self):
+        rate = self.flat("scalars")[layout.V_RATE]
+        dw = np.array([np.einsum("syxc,syxo->co", x, self.read("dy"), optimize=True) for x in self.windows()])
+        db = self.read("dy").sum((0, 1, 2))
+        if not finite(dw) or not finite(db):
+            self.record(Status.GRADIENT_NOT_FINITE)
+        for name, gradient, decay in (("w", dw, self["decay"]), ("b", db, 0)):
+            w = self.flat(name)
+            w -= rate * (gradient.reshape(-1) + decay * w)
+
     def flip(self):
         self.write("flipped", self.whole("w")[::-1].transpose(0, 2, 1))
 
@@ -388,6 +398,8 @@ class Call:
     def update(self):
         scalars, w, g = self.flat("scalars"), self.flat("w"), self.flat("g")
         m, v = (self.flat(name) if self.has(name) else None for name in ("m", "v"))
+        if not finite(g):
+            return self.record(Status.GRADIENT_NOT_FINITE)
         g = g * scalars[layout.V_CLIP] if self["clip"] else g
         rate, decay, b1, b2 = scalars[layout.V_RATE] * self["scale"], self["decay"], self["beta1"], self["beta2"]
         if self["kind"] == UpdateKind.SGD:
