@@ -11,6 +11,7 @@ from edgerev.kernels.intrinsics import advance, f32_at, fma, outside, three_floa
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import V_RATE, Status
 from edgerev.kernels.maths import multiply_add
+from edgerev.kernels.matrix import product, product_of_transposed
 from edgerev.kernels.operands import (
     T_CHANNELS,
     T_HEIGHT,
@@ -41,7 +42,6 @@ from edgerev.kernels.tile import (
     RATE,
     RELU,
     SGD,
-    TILE_ROWS,
     WIDTH,
     strip,
     strip_transposed,
@@ -51,25 +51,6 @@ from edgerev.kernels.tile import (
 INFINITY = np.float32(np.inf)
 NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
 PART = 32  # positions of a line that one thread computes in a row
-
-
-@jit
-def _matrix(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threads):
-    """C (rows x columns) = A (rows x inner) B + bias; threads share rows, or columns where rows are few."""
-    row0, row1, column0, column1 = np.intp(0), rows, np.intp(0), columns
-    if rows >= threads * TILE_ROWS:
-        row0, row1 = share(rows, thread, threads)
-    else:
-        column0, column1 = share(columns, thread, threads)
-    j = column0
-    while j < column1:
-        width = strip_width(column1 - j, row1 - row0)
-        at = row0 * columns + j
-        strip(
-            width, advance(c, at), columns, advance(a, row0 * inner), inner, advance(b, j), columns,
-            row1 - row0, inner, 1, 0, 0, 1, 0, 0, advance(bias, j), start, advance(mask, at), end,
-        )
-        j += width
 
 
 @kernel
@@ -91,7 +72,7 @@ def conv(row, tensors, arena, n, thread, threads, status):
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
     if kernel_h * kernel_w == 1 and whole(tx) and whole(ty) and whole(tm):
         rows = count * ty[T_HEIGHT] * ty[T_WIDTH]
-        _matrix(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
+        product(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
         return
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     inner = kernel_w * channels
@@ -116,9 +97,14 @@ def _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, bias, start, 
     """Sum x dy over samples and positions for each weight; threads share rows."""
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
     height, width = ty[T_HEIGHT], ty[T_WIDTH]
-    run, run1, run2 = width, height, count
-    if whole(tx) and whole(ty):
-        run, run1, run2 = count * height * width, np.intp(1), np.intp(1)
+    if whole(tx) and whole(ty):  # then the kernel is 1x1
+        first, last = share(channels, thread, threads)
+        positions = count * height * width
+        product_of_transposed(
+            advance(dw, first * columns), advance(x, first), channels, dy, bias, start, end, last - first, positions,
+            columns,
+        )
+        return
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     per_tap_row = kernel_w * channels
     row0, row1 = share(kernel_h * per_tap_row, thread, threads)
@@ -132,7 +118,7 @@ def _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, bias, start, 
             lanes = strip_width(columns - j, last - first)
             strip_transposed(
                 lanes, advance(dw, first * columns + j), columns, a, channels, advance(dy, j), columns,
-                last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], bias,
+                last - first, width, height, line_stride(tx), line_stride(ty), count, tx[T_STRIDE], ty[T_STRIDE], bias,
                 start, dw, end,
             )
             j += lanes
