@@ -90,6 +90,7 @@ class Op(IntEnum):
     WINOGRAD_WEIGHTS = 34
     WINOGRAD = 35
     WINOGRAD_WGRAD = 36
+    PEAK = 38
 
 
 class Activation(IntEnum):
@@ -253,6 +254,7 @@ SIGNATURES = {
     Op.RIDGE_SOLVE: Signature(
         ("w", "b", "work"), ("gram", "moments", "counts"), ("strength",), ("strength",)
     ),
+    Op.PEAK: Signature(("y",), (), ("rounds", "factor", "addend"), ("factor", "addend")),
 }
 
 
