@@ -64,8 +64,7 @@ def step_figures(
     dict
         `step_ms`; `flops` of product-sums, recomputation included, `gflops` in a second, `peak_gflops` of pure
         register arithmetic with as many threads and `peak_fraction` of it (above 1 where minimal filtering saves more
-        than all else costs); `arena_bytes`; `peak_rss_bytes` of this
-        process, Python included.
+        than all else costs); `arena_bytes`; `peak_rss_bytes` of this process, Python included.
     """
     learner = step_learner(name, batch=batch, threads=threads, schedule=schedule, state=state)
     seconds_each = min(alternate([lambda: learner.step(batch)], rounds, seconds)[0])
