@@ -162,12 +162,15 @@ class Runtime:
         first, last = self.program.sections[section]
         if until:
             last = self.program.sections[until][1]
-        if self._team is None:
-            failed = self._call(first, last, n, 0)
-        else:
-            failed = self._team.run(first, last, n)
+        failed = self.run_rows(first, last, n)
         if failed:
             self._raise(failed - 1)
+
+    def run_rows(self, first: int, last: int, n: int) -> int:
+        """Run rows ``first .. last - 1`` with all threads; return the failing thread + 1, or 0. For measuring."""
+        if self._team is None:
+            return self._call(first, last, n, 0)
+        return self._team.run(first, last, n)
 
     def _raise(self, thread: int) -> None:
         start = thread * layout.STATUS_LINE

@@ -7,7 +7,7 @@ neither tensor has a halo and the kernel is 1x1, all positions of all samples ar
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, fma, outside, three_floats, transpose, update_by_outer
+from edgerev.kernels.intrinsics import advance, f32_at, fma, outside, three_floats
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import V_RATE, Status
 from edgerev.kernels.maths import multiply_add
@@ -47,6 +47,7 @@ from edgerev.kernels.tile import (
     strip_transposed,
     strip_width,
 )
+from edgerev.kernels.vectors import transpose, update_by_outer
 
 INFINITY = np.float32(np.inf)
 NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)

@@ -25,6 +25,7 @@ from edgerev.kernels.loss import loss, probability, report
 from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
 from edgerev.kernels.operands import FIRST, S_CODE, S_CURRENT, S_ROW, parameter, record, samples
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
+from edgerev.kernels.peak import peak
 from edgerev.kernels.ridge import ridge_solve, ridge_sums
 from edgerev.kernels.sample import dropout, initialise, read_input
 from edgerev.kernels.state import accumulate, copy, couple, halo, load, pool, pool_grad, squeeze, zero
@@ -78,6 +79,7 @@ WINOGRAD_WEIGHTS = int(Op.WINOGRAD_WEIGHTS)
 WINOGRAD = int(Op.WINOGRAD)
 WINOGRAD_WGRAD = int(Op.WINOGRAD_WGRAD)
 CONV_SGD = int(Op.CONV_SGD)
+PEAK = int(Op.PEAK)
 
 
 @jit
@@ -155,6 +157,8 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
         winograd_wgrad(row, tensors, arena, n, thread, threads, status)
     elif op == CONV_SGD:
         conv_sgd(row, tensors, arena, n, thread, threads, status)
+    elif op == PEAK:
+        peak(row, tensors, arena, n, thread, threads, status)
     else:
         record(status, UNKNOWN_OP, -1)
 

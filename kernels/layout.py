@@ -92,6 +92,7 @@ class Op(IntEnum):
     WINOGRAD = 35
     WINOGRAD_WGRAD = 36
     CONV_SGD = 37
+    PEAK = 38
 
 
 class Activation(IntEnum):
@@ -256,6 +257,7 @@ SIGNATURES = {
     Op.RIDGE_SOLVE: Signature(
         ("w", "b", "work"), ("gram", "moments", "counts"), ("strength",), ("strength",)
     ),
+    Op.PEAK: Signature(("y",), (), ("rounds", "factor", "addend"), ("factor", "addend")),
 }
 
 

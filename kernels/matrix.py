@@ -11,7 +11,7 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, f32, intp, load_vector, store_vector
+from edgerev.kernels.intrinsics import F32P, advance, f32, intp
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.operands import share, share_elements
 from edgerev.kernels.tile import (
@@ -27,6 +27,7 @@ from edgerev.kernels.tile import (
     strip_transposed,
     strip_width,
 )
+from edgerev.kernels.vectors import load_vector, store_vector
 
 PANEL_K = 256  # rows of a panel: 16 KiB at two vectors of AVX2, half of a usual first-level cache
 BLOCK_ROWS = 240  # rows of A that stay in the second-level cache while they meet one panel after another

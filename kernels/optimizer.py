@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import dot, f32_at, fma, i64_at, outside, sqrt
+from edgerev.kernels.intrinsics import f32_at, fma, i64_at, outside, sqrt
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import (
     C_STEP,
@@ -32,6 +32,7 @@ from edgerev.kernels.operands import (
     share_elements,
     tensor,
 )
+from edgerev.kernels.vectors import dot
 
 COSINE, ADAPTIVE = int(ScheduleKind.COSINE), int(ClipKind.ADAPTIVE)
 SGD, ADAMW = int(UpdateKind.SGD), int(UpdateKind.ADAMW)

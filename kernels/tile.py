@@ -16,8 +16,9 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp, load_vector, splat, store_vector
+from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp
 from edgerev.kernels.jit import TARGET, jit, kernel
+from edgerev.kernels.vectors import load_vector, splat, store_vector
 
 FROM_ZERO, FROM_BIAS, FROM_C = 0, 1, 2  # where the chains start
 # How they end: as they are; max(x, 0); 0 where the mask's element is not positive; as gradients of C, which is updated.

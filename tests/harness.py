@@ -144,8 +144,7 @@ def train(runtime, rng, steps, n=None):
 
 def run_row(runtime, index, n):
     """Run one row compiled, with all threads; return whether a CHECK failed."""
-    run = runtime._call if runtime._team is None else runtime._team.run
-    return run(index, index + 1, n, *([0] if runtime._team is None else []))
+    return runtime.run_rows(index, index + 1, n)
 
 
 def compare_rows(runtime, section, n, tolerances=None):

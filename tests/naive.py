@@ -452,6 +452,10 @@ class Call:
         self.flat("w")[...] = solution[:-1].reshape(-1)
         self.flat("b")[...] = np.where(counts > 0, solution[-1], -1e30)
 
+    def peak(self):
+        for _ in range(self["rounds"]):
+            self.whole("y")[...] = self["factor"] * self.whole("y") + self["addend"]
+
 
 def filter_map(taps):
     """Return the matrix G of Winograd's minimal filtering for four outputs (Lavin and Gray 2016, section 4)."""
