@@ -128,7 +128,8 @@ class Lowering:
         schedule = self.schedule
         capacity, once = schedule.micro_batch if stored else schedule.chunk, schedule.chunk == schedule.micro_batch
         return Context(
-            self.program, schedule.chunk, capacity, self.tensors.counters, schedule.threads, once, train, stored
+            self.program, schedule.chunk, capacity, self.tensors.counters, self.tensors.barrier, schedule.threads,
+            once, train, stored,
         )
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -239,7 +240,9 @@ class Lowering:
     def _loss_and_head(self) -> None:
         program, tensors, head = self.program, self.tensors, self.tensors.head
         size = self.schedule.micro_batch
-        context = Context(program, size, size, self.tensors.counters, self.schedule.threads, True, True)
+        context = Context(
+            program, size, size, tensors.counters, tensors.barrier, self.schedule.threads, once=True, train=True
+        )
         with (
             program.block("head"), program.scope(Region.WORKSPACE, "head"),
             self.updater.gradient("head", "head", head) as gradients,

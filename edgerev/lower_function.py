@@ -163,10 +163,7 @@ class Sequential:
                 halo = lowered.halo
                 break
         shape = self.layers[index].inputs if index < len(self.layers) else self.layers[-1].outputs
-        tensor = context.activation(f"x{index}", shape, halo)
-        if any(halo):
-            self.program.emit(Op.HALO, tensor)
-        return tensor
+        return context.activation(f"x{index}", shape, halo)
 
     def _gradient_tensor(self, context: Context, index: int) -> int:
         """Return the tensor of the gradient before layer `index`, as the next layer backwards wants it."""
@@ -176,7 +173,4 @@ class Sequential:
                 halo = lowered.halo
                 break
         shape = self.layers[index].inputs if index < len(self.layers) else self.layers[-1].outputs
-        tensor = context.scratch(f"dx{index}", shape, halo)
-        if any(halo):
-            self.program.emit(Op.HALO, tensor)
-        return tensor
+        return context.scratch(f"dx{index}", shape, halo)

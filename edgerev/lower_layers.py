@@ -14,6 +14,7 @@ from edgerev.kernels.layout import (
     GRAIN,
     NO_TENSOR,
     WINOGRAD_BLOCK,
+    WINOGRAD_LINE_BLOCK,
     WINOGRAD_OUTPUTS,
     WINOGRAD_PAD,
     Activation,
@@ -75,6 +76,7 @@ class Context:
     chunk: int
     capacity: int
     counters: int
+    barrier: int
     threads: int
     once: bool
     train: bool
@@ -179,7 +181,8 @@ class Convolution(LoweredLayer):
                 program.emit(Op.FLIP, weight, source)
         if self.filter is None:
             return weight
-        mapped = context.shared(f"u{self.index}{'.flipped' * flipped}", (self.filter.positions, channels, columns))
+        shape = (self.filter.positions, channels * columns + WINOGRAD_PAD)
+        mapped = context.shared(f"u{self.index}{'.flipped' * flipped}", shape)
         if emit:
             program.emit(Op.WINOGRAD_WEIGHTS, mapped, weight, **self.sizes)
         return mapped
@@ -200,7 +203,7 @@ class Convolution(LoweredLayer):
     def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
         if self.filter:
             work = self._work(context, gradient=True)
-            context.program.emit(Op.WINOGRAD_WGRAD, *gradients, work, x, dy, **self.sizes)
+            context.program.emit(Op.WINOGRAD_WGRAD, *gradients, work, x, dy, context.barrier, **self.sizes)
         else:
             context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes)
 
@@ -226,16 +229,21 @@ class MinimalFilter(NamedTuple):
     Attributes
     ----------
     positions : products of one tile and one pair of channels
+    tiles : tiles of a sample
+    both : whether tiles reach in both directions of an image
     """
 
     positions: int
+    tiles: int
+    both: bool
 
     def work(self, channels: int, columns: int, threads: int, gradient: bool) -> int:
         """Return the float32 of scratch that WINOGRAD or WINOGRAD_WGRAD needs."""
         if not gradient:
             return threads * self.positions * (WINOGRAD_BLOCK * (channels + columns) + 2 * WINOGRAD_PAD)
-        each = self.positions * (2 * WINOGRAD_BLOCK * max(channels, columns) + 2 * WINOGRAD_PAD)
-        return threads * each + self.positions * channels * columns
+        tiles = threads * (WINOGRAD_BLOCK if self.both else WINOGRAD_LINE_BLOCK)
+        sums = max(1, tiles // self.tiles) * (channels * columns + WINOGRAD_PAD)
+        return self.positions * (tiles * (channels + columns) + 2 * WINOGRAD_PAD + sums)
 
 
 def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], columns: int) -> MinimalFilter | None:
@@ -254,7 +262,7 @@ def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], column
     if channels % GRAIN or columns % GRAIN or tiles < WINOGRAD_BLOCK:
         return None
     size = WINOGRAD_OUTPUTS + kernel[1] - 1
-    return MinimalFilter(size * size if both else size)
+    return MinimalFilter(size * size if both else size, tiles, both)
 
 
 class _Depthwise(LoweredLayer):

@@ -16,6 +16,7 @@ from edgerev.kernels.layout import DType, Status
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
 
+SPINS = 1000  # of a waiting thread, some 40 us; then it yields, or more threads than cores would cost milliseconds
 _CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DType.I64: "q", DType.F64: "d"}
 
 _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
@@ -142,7 +143,7 @@ class Runtime:
 
     def _prepare_barrier(self) -> None:
         barrier = self.view("barrier")
-        barrier[layout.BARRIER_SPINS] = 100  # then yield: with more threads than cores, spinning on costs milliseconds
+        barrier[layout.BARRIER_SPINS] = SPINS
         address = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
         slot = memoryview(array("q", [address])).cast("B").cast("i")
         barrier[layout.BARRIER_YIELD], barrier[layout.BARRIER_YIELD + 1] = slot[0], slot[1]

@@ -146,16 +146,6 @@ def as_float(typing_context, bits):
 
 
 @intrinsic
-def atomic_add(typing_context, pointer, index, value):
-    """Add to ``pointer[index]`` and return the old value; acquires and releases."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", builder.gep(arguments[0], [arguments[1]]), arguments[2], "acq_rel")
-
-    return types.int32(I32P, types.intp, types.int32), generate
-
-
-@intrinsic
 def atomic_load(typing_context, pointer, index):
     """Return ``pointer[index]``; acquires."""
 

@@ -56,7 +56,6 @@ class Op(IntEnum):
 
     CHECK = 0
     INPUT = 1
-    HALO = 2
     CONV = 3
     FLIP = 4
     CONV_WGRAD = 5
@@ -169,9 +168,11 @@ S_CODE, S_ROW, S_SAMPLE = 0, 1, 2  # Status, row of the instruction, index of th
 S_CURRENT, S_COPY = 3, 4
 STATUS_LINE = 2 * ALIGNMENT // 4
 
-# The barrier tensor (int32): arrivals and generation lie on lines of their own.
-BARRIER_ARRIVED, BARRIER_GENERATION, BARRIER_SPINS, BARRIER_YIELD = 0, 16, 32, 34
-BARRIER_SIZE = 48
+# The barrier tensor (int32): how often each thread has arrived, on a line of its own; then what waiting threads do.
+BARRIER_LINE = ALIGNMENT // 4
+BARRIER_SPINS = MAX_THREADS * BARRIER_LINE
+BARRIER_YIELD = BARRIER_SPINS + 2
+BARRIER_SIZE = BARRIER_SPINS + BARRIER_LINE
 
 # The counters tensor (int64).
 C_SEED, C_STEP = 0, 1
@@ -187,9 +188,9 @@ R_LOSS, R_CORRECT = 0, 1
 REPORT_SIZE = 2
 
 
-# Winograd's convolutions: outputs of a tile in each direction, tiles that are mapped at a time, and elements between
-# the matrices of two positions, which keep them off each other's sets of the cache.
-WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD = 4, 16, 16
+# Winograd's convolutions: outputs of a tile in each direction, tiles that a thread maps at a time (and of signals, for
+# gradients), and elements between the matrices of two positions, which keep them off each other's sets of the cache.
+WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_LINE_BLOCK, WINOGRAD_PAD = 4, 16, 64, 16
 
 
 class Signature(NamedTuple):
@@ -213,11 +214,10 @@ SIGNATURES = {
     Op.INPUT: Signature(
         ("y",), ("raw", "mean", "scale", "counters"), ("augment", "shift", "flip", "noise"), ("noise",)
     ),
-    Op.HALO: Signature(("y",), ()),
     Op.CONV: Signature(("y",), ("x", "w", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
     Op.WINOGRAD_WEIGHTS: Signature(("u",), ("w",), ("kernel_h", "kernel_w")),
     Op.WINOGRAD: Signature(("y", "work"), ("x", "u", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
-    Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy"), ("kernel_h", "kernel_w")),
+    Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy", "barrier"), ("kernel_h", "kernel_w")),
     Op.FLIP: Signature(("flipped",), ("w",)),
     Op.CONV_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.CONV_SGD: Signature(("w", "b"), ("x", "dy", "scalars"), ("kernel_h", "kernel_w", "decay"), ("decay",)),

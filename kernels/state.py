@@ -203,9 +203,16 @@ def accumulate(row, tensors, arena, n, thread, threads, status):
             g[i] += t[i]
 
 
+@jit
+def clear_halo(row, tensors, arena, n, thread, threads):
+    """Write the zeros around the samples of an instruction's first output."""
+    ty = tensor(row, tensors, 0)
+    if not whole(ty):
+        _clear_halo(row, tensors, arena, n, thread, threads)
+
+
 @kernel
-def halo(row, tensors, arena, n, thread, threads, status):
-    """HALO y: zeros around each sample."""
+def _clear_halo(row, tensors, arena, n, thread, threads):
     ty = tensor(row, tensors, 0)
     stride, height, pad = line_stride(ty), ty[T_HEIGHT], ty[T_PAD_Y]
     edge = ty[T_PAD_X] * ty[T_CHANNELS]

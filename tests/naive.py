@@ -161,9 +161,6 @@ class Call:
         noise = (uniforms(words[1:]).reshape(-1, 4).sum(-1) - 2) * np.sqrt(3)
         return raw, top, left, self["noise"] * noise.reshape(shape)
 
-    def halo(self):
-        """Nothing to do: no array here has a halo."""
-
     def windows(self):
         """Yield x shifted by each position of the kernel, in the order of the weights."""
         x, kh, kw = self.read("x"), self["kernel_h"], self["kernel_w"]
@@ -190,14 +187,17 @@ class Call:
         self.product(self.whole("w"))
 
     def winograd_weights(self):
-        self.write("u", filtered(self.whole("w"), filter_map(self["kernel_w"]), both=self["kernel_h"] > 1))
+        u = filtered(self.whole("w"), filter_map(self["kernel_w"]), both=self["kernel_h"] > 1)
+        self.whole("u")[0, :, : u[0].size] = u.reshape(len(u), -1)
 
     def winograd(self):
         self.product(self.unfiltered())
 
     def unfiltered(self):
         """Return the weights from which WINOGRAD_WEIGHTS made u."""
-        return filtered(self.whole("u"), np.linalg.pinv(filter_map(self["kernel_w"])), both=self["kernel_h"] > 1)
+        channels = [self.tensor(name).shape[2] for name in "xy"]
+        u = self.whole("u")[0, :, : np.prod(channels)].reshape(-1, *channels)
+        return filtered(u, np.linalg.pinv(filter_map(self["kernel_w"])), both=self["kernel_h"] > 1)
 
     def winograd_wgrad(self):
         self.conv_wgrad()
