@@ -1,5 +1,16 @@
 """edgerev: train reversible neural networks on small machines, in an amount of memory fixed before the first step."""
 
+from edgerev.errors import (
+    BudgetError,
+    CheckpointError,
+    ConfigError,
+    DataError,
+    EdgerevError,
+    KernelError,
+    NetError,
+    NumericError,
+    UsageError,
+)
 from edgerev.layers import (
     GELU,
     Conv1d,
@@ -21,9 +32,10 @@ from edgerev.presets import preset
 from edgerev.recipe import Augment, Schedule
 
 __all__ = [
-    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "Clip", "Conv1d", "Conv2d", "CrossEntropy",
-    "Dense", "Depthwise", "Dropout", "GroupNorm", "Head", "Learner", "Lion", "MeanSquaredError", "Net", "Pointwise",
-    "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze", "preset",
+    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "BudgetError", "CheckpointError", "Clip",
+    "ConfigError", "Conv1d", "Conv2d", "CrossEntropy", "DataError", "Dense", "Depthwise", "Dropout", "EdgerevError",
+    "GroupNorm", "Head", "KernelError", "Learner", "Lion", "MeanSquaredError", "Net", "NetError", "NumericError",
+    "Pointwise", "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze", "UsageError", "preset",
 ]
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ import math
 import operator
 import sys
 from array import array
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from edgerev.errors import DataError
@@ -168,6 +169,7 @@ class Batch:
     def fill(self, samples: Values, targets: Values | None, first: int, most: int) -> int:
         """Copy samples ``first ..``, at most `most`, to the input, and their targets; return how many."""
         count = min(samples.size - first, most)
+        self.runtime.first_sample = first
         _copy(self.raw, samples, first, count, self.elements)
         if targets is not None:
             _copy(self.target, targets, first, count, self.target_width)
@@ -209,7 +211,7 @@ class Batch:
         for first in range(0, count, most):
             n = fill(first, most)
             self.runtime.run(sections[0], n, until=sections[1])
-            for half, (state, step) in enumerate(self._halves(entry, n)):
+            for half, (state, step) in enumerate(self.halves(entry, n)):
                 channels = slice(half * shape[-1], (half + 1) * shape[-1])
                 result[first : first + n, ..., channels] = state.reshape(n, *shape) * step
         return result
@@ -219,8 +221,9 @@ class Batch:
         import numpy
 
         count = min(len(output) - first, most)
+        self.runtime.first_sample = first
         *_, shape = self.net.stages()
-        for half, (state, step) in enumerate(self._halves(False, count)):
+        for half, (state, step) in enumerate(self.halves(False, count)):
             channels = slice(half * shape[-1], (half + 1) * shape[-1])
             values = (output[first : first + count, ..., channels] / step).reshape(-1)
             if state.dtype.kind == "i":
@@ -247,7 +250,7 @@ class Batch:
             )
         return output
 
-    def _halves(self, entry: bool, n: int) -> list[tuple[Any, float]]:
+    def halves(self, entry: bool, n: int) -> list[tuple[Any, float]]:
         """Return both halves of the state of `n` samples as flat arrays, each with the step of its grid."""
         import numpy
 
@@ -303,18 +306,36 @@ def _copy(view: memoryview, values: Values, first: int, count: int, width: int) 
     view[: count * width] = part
 
 
-def argmax(probabilities: Any, outputs: int, loss: Loss) -> Any:
-    """Return answers from probabilities; see `Learner.predict_many`."""
+class Report(NamedTuple):
+    """What learning from some samples showed, measured before each batch's update.
+
+    Attributes
+    ----------
+    loss : mean loss
+    accuracy : share of right answers; None for the mean squared error
+    samples : how many there were
+    """
+
+    loss: float
+    accuracy: float | None
+    samples: int
+
+
+def answer(values: Sequence[float], loss: Loss) -> Any:
+    """Return the answer that the probabilities or values of one sample stand for; see `Learner.predict_one`."""
+    if loss.labels:
+        return max(range(len(values)), key=values.__getitem__)
+    return values if isinstance(loss, MeanSquaredError) else [int(value > 0.5) for value in values]
+
+
+def answers(probabilities: Any, outputs: int, loss: Loss) -> Any:
+    """Return the answers of many samples; see `Learner.predict_many`."""
     if is_numpy(probabilities):
         if loss.labels:
             return probabilities.argmax(1)
         return probabilities if isinstance(loss, MeanSquaredError) else (probabilities > 0.5).astype("i4")
     if not loss.labels:
-        if isinstance(loss, MeanSquaredError):
-            return probabilities
-        return array("i", (value > 0.5 for value in probabilities))
-    found = array("i")
-    for first in range(0, len(probabilities), outputs):
-        row = probabilities[first : first + outputs]
-        found.append(max(range(outputs), key=row.__getitem__))
-    return found
+        found = answer(probabilities, loss)
+        return array("i", found) if isinstance(found, list) else found
+    starts = range(0, len(probabilities), outputs)
+    return array("i", (answer(probabilities[start : start + outputs], loss) for start in starts))

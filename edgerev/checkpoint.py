@@ -111,26 +111,40 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
             os.close(fd)
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
-    """Read what a checkpoint holds, without its data and without verifying the checksum.
+class Whole(NamedTuple):
+    """A checkpoint that is open and was verified."""
+
+    path: str | os.PathLike[str]
+    fd: int
+    header: Header
+
+
+@contextmanager
+def verified(path: str | os.PathLike[str]) -> Iterator[Whole]:
+    """Open a checkpoint and check every bit of it; what is `read` inside is that file, whatever takes its name.
 
     Parameters
     ----------
     path : str or os.PathLike
         The file.
 
-    Returns
-    -------
-    Header
-        Metadata (without the checksum) and tensors.
-
     Raises
     ------
     CheckpointError
-        If the file is no checkpoint, or is shorter or longer than its header says.
+        If the file is no checkpoint or any bit of it changed.
     """
-    with _opened(path) as fd:
-        return _decode_header(path, _header_bytes(path, fd), os.fstat(fd).st_size)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot open the checkpoint {os.fspath(path)} ({error}); expected a file made by save; {_way_out(path)}"
+        ) from error
+    try:
+        with _reading(path):
+            header = _verify(path, fd)
+        yield Whole(path, fd, header)
+    finally:
+        os.close(fd)
 
 
 def verify(path: str | os.PathLike[str]) -> Header:
@@ -151,42 +165,60 @@ def verify(path: str | os.PathLike[str]) -> Header:
     CheckpointError
         If the file is no checkpoint or any bit of it changed.
     """
-    with _opened(path) as fd:
-        return _verify(path, fd)
+    with verified(path) as whole:
+        return whole.header
 
 
-def load(path: str | os.PathLike[str], into: Mapping[str, memoryview]) -> Header:
-    """Read all tensors of a checkpoint, after verifying it whole; on any error the views stay untouched.
+def read(whole: Whole, into: Mapping[str, memoryview]) -> None:
+    """Read all tensors of a checkpoint that was verified.
 
     Parameters
     ----------
-    path : str or os.PathLike
-        The file.
     into : mapping of str to memoryview
         For each tensor a writable, C-contiguous view of exactly its size in bytes; written in place.
 
-    Returns
-    -------
-    Header
-        Metadata (without the checksum) and tensors.
+    Raises
+    ------
+    UsageError, CheckpointError
+        As for `check_fit`, with the views untouched; or the file cannot be read to its end, and they are a mixture.
+    """
+    path, fd, header = whole
+    check_fit(whole, into)
+    with _reading(path):
+        for name, view in into.items():
+            if read_at(fd, view, header.tensors[name].offset) != view.nbytes:
+                raise _damaged(path, "it became shorter while it was read")
+
+
+def check_fit(whole: Whole, into: Mapping[str, memoryview]) -> None:
+    """Check that views can take the tensors of a checkpoint; see `read`.
 
     Raises
     ------
     UsageError
-        If a view is read-only or not contiguous.
+        A view is read-only or not contiguous.
     CheckpointError
-        If the file is damaged, or its tensors are not those of `into` by name and size.
+        The tensors are not those of `into` by name and size.
     """
+    path, header = whole.path, whole.header
     for name, view in into.items():
         if view.readonly or not view.c_contiguous:
             raise UsageError(f"the buffer for {name} cannot be filled; expected a writable, C-contiguous one; pass it")
-    with _opened(path) as fd:
-        header = _verify(path, fd)
-        _check_fit(path, header, into)
-        for name, view in into.items():
-            if read_at(fd, view, header.tensors[name].offset) != view.nbytes:
-                raise _damaged(path, "it became shorter while it was read")
-    return header
+    missing = sorted(into.keys() - header.tensors.keys())
+    extra = sorted(header.tensors.keys() - into.keys())
+    sizes = [
+        f"{name} has {header.tensors[name].nbytes} bytes, not {into[name].nbytes}"
+        for name in into
+        if name in header.tensors and header.tensors[name].nbytes != into[name].nbytes
+    ]
+    if missing or extra or sizes:
+        problems = [f"lacks {', '.join(missing[:3])}"] if missing else []
+        problems += [f"has {', '.join(extra[:3])} besides"] if extra else []
+        problems += sizes[:3]
+        raise CheckpointError(
+            f"{os.fspath(path)} belongs to another net: it {'; '.join(problems)}; expected the {len(into)} tensors of "
+            "this net; load it with the net it was saved from"
+        )
 
 
 def _encode_header(tensors: Tensors, metadata: Mapping[str, str]) -> bytearray:
@@ -250,17 +282,17 @@ def _replace(temporary: str, target: str, link: str, folder: str) -> None:
     if linked:
         # Missing only if another process began its own save between these lines, which then sets .previous.
         with contextlib.suppress(FileNotFoundError):
-            os.replace(link, target + ".previous")
+            os.replace(link, previous_path(target))
         fsync_folder(folder)
 
 
 def _replace_without_link(temporary: str, target: str, folder: str) -> None:
-    os.replace(target, target + ".previous")
+    os.replace(target, previous_path(target))
     fsync_folder(folder)
     try:
         os.replace(temporary, target)
     except OSError:
-        os.replace(target + ".previous", target)
+        os.replace(previous_path(target), target)
         raise
     fsync_folder(folder)
 
@@ -281,19 +313,11 @@ def _saving(target: str) -> Iterator[None]:
 
 
 @contextmanager
-def _opened(path: str | os.PathLike[str]) -> Iterator[int]:
+def _reading(path: str | os.PathLike[str]) -> Iterator[None]:
     try:
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as error:
-        raise CheckpointError(
-            f"cannot open the checkpoint {os.fspath(path)} ({error}); expected a file made by save; {_way_out(path)}"
-        ) from error
-    try:
-        yield fd
+        yield
     except OSError as error:
         raise _damaged(path, str(error)) from error
-    finally:
-        os.close(fd)
 
 
 def _damaged(path: str | os.PathLike[str], what: str) -> CheckpointError:
@@ -374,21 +398,3 @@ def _verify(path: str | os.PathLike[str], fd: int) -> Header:
     if digest.hexdigest().encode() != found:
         raise _damaged(path, "its contents do not match its checksum")
     return _decode_header(path, header, at)
-
-
-def _check_fit(path: str | os.PathLike[str], header: Header, into: Mapping[str, memoryview]) -> None:
-    missing = sorted(into.keys() - header.tensors.keys())
-    extra = sorted(header.tensors.keys() - into.keys())
-    sizes = [
-        f"{name} has {header.tensors[name].nbytes} bytes, not {into[name].nbytes}"
-        for name in into
-        if name in header.tensors and header.tensors[name].nbytes != into[name].nbytes
-    ]
-    if missing or extra or sizes:
-        problems = [f"lacks {', '.join(missing[:3])}"] if missing else []
-        problems += [f"has {', '.join(extra[:3])} besides"] if extra else []
-        problems += sizes[:3]
-        raise CheckpointError(
-            f"{os.fspath(path)} belongs to another net: it {'; '.join(problems)}; expected the {len(into)} tensors of "
-            "this net; load it with the net it was saved from"
-        )

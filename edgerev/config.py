@@ -18,10 +18,11 @@ from edgerev.errors import ConfigError, UsageError
 from edgerev.layers import LAYERS, Shape
 from edgerev.losses import LOSSES
 from edgerev.net import Head, Net
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.presets import check_name, preset
 from edgerev.recipe import Augment, Recipe
-from edgerev.tools.memory import parse_bytes
+from edgerev.units import parse_bytes
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -77,7 +78,7 @@ class PartTable(_Strict):
 
     F: Annotated[list[_LAYER], Field(min_length=1)] | None = None  # type: ignore[valid-type]
     G: Annotated[list[_LAYER], Field(min_length=1)] | None = None  # type: ignore[valid-type]
-    repeat: int = Field(default=1, ge=1)
+    repeat: int = Field(default=1, ge=1, le=INT32_MAX)
     squeeze: Literal[2] | None = None
 
     @model_validator(mode="after")
@@ -93,10 +94,10 @@ class NetTable(_Strict):
     preset: str | None = None
     stem: _LAYER | None = None  # type: ignore[valid-type]
     backbone: list[PartTable] | None = None
-    outputs: int | None = Field(default=None, ge=1)
+    outputs: int | None = Field(default=None, ge=1, le=INT32_MAX)
     pool: Literal["average", "flatten"] | None = None
     head: Literal["linear", "ridge"] = "linear"
-    ridge: float | None = Field(default=None, gt=0)
+    ridge: float | None = Field(default=None, ge=TINY, le=FLOAT32_MAX)
     state: Literal["int32", "int16", "float32"] = "int32"
 
     @field_validator("preset")
@@ -112,12 +113,12 @@ class NetTable(_Strict):
 class TrainTable(_Strict):
     """Table ``[train]``."""
 
-    epochs: int = Field(default=5, ge=1)
-    batch: int = Field(default=16, ge=1)
+    epochs: int = Field(default=5, ge=1, le=INT32_MAX)
+    batch: int = Field(default=16, ge=1, le=INT32_MAX)
     seed: int = Field(default=0, ge=0, lt=2**63)
     threads: int = Field(default=1, ge=1, le=16)
     budget: int | None = Field(default=None, ge=1)
-    schedule: Literal["reversible", "stored"] = "reversible"
+    schedule: Literal["reversible", "stored"] | None = None
     atomic: bool = False
     checkpoint_steps: int = Field(default=0, ge=0)
 
@@ -150,7 +151,7 @@ class ContinualTable(_Strict):
     """Table ``[continual]``: classes arrive in experiences."""
 
     classes_per_experience: int = Field(default=2, ge=1)
-    later_rate: float = Field(default=0.0, ge=0)
+    later_rate: float = Field(default=0.0, ge=0, le=FLOAT32_MAX)
 
 
 class Config(_Strict):
@@ -278,6 +279,9 @@ def _cross_checks(data: dict[str, Any]) -> list[str]:
     net, loss = data.get("net"), data.get("loss")
     if not isinstance(net, dict):
         return problems
+    train = data.get("train")
+    if isinstance(train, dict) and {"budget", "schedule"} <= train.keys():
+        problems.append("train.schedule: a budget chooses the schedule; leave one of the two out")
     parts = [key for key in ("stem", "backbone") if key in net]
     if len(parts) != (0 if "preset" in net else 2):
         problems.append("net: expected either preset, or both stem and backbone")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
@@ -11,9 +13,13 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
-from edgerev.recipe import Augment, Recipe
+from edgerev.program import Program, Region
+from edgerev.recipe import Augment, Recipe, Schedule
+from edgerev.runtime import Runtime
 
 CHECKPOINT_FORMAT = "1"
+KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
+SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
@@ -37,30 +43,43 @@ class Position:
     stream: list[list[int]] = field(default_factory=list)
 
 
+class Memory(NamedTuple):
+    """What was asked for of the arena's size: a budget, a schedule, or neither; see `edgerev.schedule.choose`."""
+
+    budget: int | str | None = None
+    schedule: str | Schedule | None = None
+
+
 class Contents(NamedTuple):
     """What a checkpoint holds besides numbers.
 
     Attributes
     ----------
-    net, recipe, classes, position : see `Learner`
+    net, recipe, classes, columns, position, memory : see `Learner`
     header : its tensors, and the metadata as they stand in the file
     """
 
     net: Net
     recipe: Recipe
     classes: list[str]
+    columns: list[str]
     position: Position
+    memory: Memory
     header: checkpoint.Header
 
 
-def to_metadata(net: Net, recipe: Recipe, classes: list[str], position: Position) -> dict[str, str]:
+def to_metadata(
+    net: Net, recipe: Recipe, classes: list[str], columns: list[str], position: Position, memory: Memory
+) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = asdict(recipe)
     for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
         described[name]["kind"] = _WORDS[type(part)]
+    asked = asdict(memory.schedule) if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
-        "classes": json.dumps(classes), "position": json.dumps(asdict(position)),
+        "classes": json.dumps(classes), "columns": json.dumps(columns), "position": json.dumps(asdict(position)),
+        "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
     }
 
 
@@ -72,7 +91,11 @@ def peek(path: str) -> Contents:
     CheckpointError
         The file is missing, damaged, of another format, or no checkpoint of edgerev's.
     """
-    header = checkpoint.verify(path)
+    return contents(path, checkpoint.verify(path))
+
+
+def contents(path: str, header: checkpoint.Header) -> Contents:
+    """Return what a checkpoint holds, from its header; see `peek`."""
     metadata = header.metadata
     if metadata.get("format") != CHECKPOINT_FORMAT:
         raise CheckpointError(
@@ -82,12 +105,55 @@ def peek(path: str) -> Contents:
     try:
         return Contents(
             Net.from_dict(json.loads(metadata["net"])), _recipe_from_dict(json.loads(metadata["recipe"])),
-            list(json.loads(metadata["classes"])), Position(**json.loads(metadata["position"])), header,
+            list(json.loads(metadata["classes"])), list(json.loads(metadata["columns"])),
+            Position(**json.loads(metadata["position"])), _memory_from_dict(json.loads(metadata["memory"])), header,
         )
     except (LookupError, TypeError, ValueError, AttributeError, UsageError) as error:
         raise CheckpointError(
             f"{path} has metadata that cannot be used ({error!r}); expected a checkpoint made by edgerev; make it again"
         ) from error
+
+
+def kept_tensors(runtime: Runtime) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
+    """Return name, dtype, shape and bytes of each tensor that a checkpoint keeps."""
+    program = runtime.program
+    counters, scalars = runtime.view("counters"), runtime.view("scalars")
+    found: list[tuple[str, str, tuple[int, ...], memoryview]] = []
+    found.append(("counters", "I64", (len(counters),), counters.cast("B")))
+    found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
+    for number, (name, region) in enumerate(zip(program.names, program.regions)):
+        if region in KEPT:
+            tensor = program.decode_tensor(number)
+            found.append((name, tensor.dtype.name, tensor.shape, runtime.view(number).cast("B")))
+    return found
+
+
+def stored_sample_bytes(program: Program, sizes: Mapping[str, int]) -> int:
+    """Return the bytes of a checkpoint's tensors that could hold samples.
+
+    Parameters
+    ----------
+    sizes : bytes of each tensor by name, as the file has them
+    """
+    free = {name for name, region in zip(program.names, program.regions) if region in SAMPLE_FREE}
+    return sum(size for name, size in sizes.items() if name not in free)
+
+
+def check_finite(path: str, runtime: Runtime) -> None:
+    """Refuse to write parameters that are not finite.
+
+    Raises
+    ------
+    CheckpointError
+        The message names the first tensor that holds NaN or infinity.
+    """
+    for number, region in enumerate(runtime.program.regions):
+        # Python adds in float64, so the sum is finite if and only if all of them are
+        if region is Region.PARAMETERS and not math.isfinite(sum(runtime.view(number))):
+            raise CheckpointError(
+                f"{path} was not written: {runtime.program.names[number]} holds NaN or infinity; expected finite "
+                "parameters; load the last checkpoint, and lower the learning rate"
+            )
 
 
 def _recipe_from_dict(data: dict) -> Recipe:
@@ -96,6 +162,11 @@ def _recipe_from_dict(data: dict) -> Recipe:
         data["batch"], OPTIMIZERS[optimizer.pop("kind")](**optimizer), RateSchedule(**data["rate_schedule"]),
         Clip(**clip) if clip else None, LOSSES[loss.pop("kind")](**loss), Augment(**data["augment"]), data["atomic"],
     )
+
+
+def _memory_from_dict(data: dict) -> Memory:
+    schedule = data["schedule"]
+    return Memory(data["budget"], Schedule(**schedule) if isinstance(schedule, dict) else schedule)
 
 
 def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:

@@ -16,8 +16,18 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from edgerev.machine import cgroup_folders, default_cache, installed, parse_cores, read_fields, read_number, read_text
-from edgerev.tools.memory import format_bytes
+from edgerev.kernels.targets import host_target
+from edgerev.machine import (
+    cache_folder,
+    cgroup_folders,
+    installed,
+    parse_cores,
+    read_fields,
+    read_memory,
+    read_number,
+    read_text,
+)
+from edgerev.units import format_bytes
 
 OLDEST_PYTHON = (3, 10)
 LOW_MEMORY_BYTES = 64 << 20
@@ -137,17 +147,10 @@ def memory_check(root: Path) -> Check:
     root : Path
         Where ``proc`` and ``sys`` lie.
     """
-    info = read_fields(root / "proc/meminfo")
-    if "MemTotal" not in info:
+    found = read_memory(root)
+    if found is None:
         return Check("memory", Level.WARNING, "memory unknown", "is /proc mounted?")
-    total = int(info["MemTotal"].split()[0]) << 10
-    available = int(info.get("MemAvailable", info["MemTotal"]).split()[0]) << 10
-    limit = None
-    for folder in cgroup_folders(root):
-        most = read_number(folder / "memory.max")
-        if most is not None:
-            limit = min(limit or most, most)
-            available = min(available, max(0, most - (read_number(folder / "memory.current") or 0)))
+    total, available, limit = found
     figures: dict[str, object] = {"total_bytes": total, "available_bytes": available, "limit_bytes": limit}
     message = f"{format_bytes(total)}, {format_bytes(available)} available"
     if limit is not None:
@@ -308,11 +311,16 @@ def packages_check() -> Check:
 
 
 def kernels_check() -> Check:
-    """Check that the kernels can run: today, that the compiler they need is installed."""
+    """Check that the kernels can run: that there are some for this processor, and the compiler that they need."""
     versions = {name: installed(name) for name in ("numba", "llvmlite")}
     message = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
     if None in versions.values():
         return Check("kernels", Level.ERROR, message, "python -m pip install numba", {"versions": versions})
+    try:
+        host_target()
+    except LookupError as error:
+        hint = "use x86-64 with AVX2 and FMA, or aarch64"
+        return Check("kernels", Level.ERROR, str(error), hint, {"versions": versions})
     return Check("kernels", Level.OK, f"compiled on first use by {message}", figures={"versions": versions})
 
 
@@ -329,7 +337,7 @@ def diagnose(
     root : Path
         Where ``proc`` and ``sys`` lie.
     cache : Path, optional
-        Cache folder to look at; `default_cache` by default.
+        Cache folder to look at; `cache_folder` by default.
     machine : str, optional
         Architecture; this machine's by default.
     ask_firmware : callable
@@ -344,7 +352,7 @@ def diagnose(
         frequency_check(root),
         thermal_check(root),
         throttling_check(root, ask_firmware),
-        disk_check(default_cache(os.environ) if cache is None else cache),
+        disk_check(cache_folder() if cache is None else cache),
         packages_check(),
         kernels_check(),
     ]

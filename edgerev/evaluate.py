@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edgerev.batch import Batch
 from edgerev.data import Records
 from edgerev.data.feed import Feed
 from edgerev.kernels.layout import LossKind
@@ -16,38 +17,63 @@ class Evaluation(NamedTuple):
     Attributes
     ----------
     samples : how many there were
-    accuracy : share of right answers; of right outputs for a binary loss; 0 where targets are values
-    squared_error : mean squared error of the probabilities or values; 0 where targets are classes
+    accuracy : share of right answers; of right outputs for a binary loss; None for the mean squared error
+    squared_error : mean squared error of the values; None for other losses
     """
 
     samples: int
-    accuracy: float
-    squared_error: float = 0.0
+    accuracy: float | None
+    squared_error: float | None
 
 
-def evaluate(learner: Learner, records: Records) -> Evaluation:
-    """Measure a learner on all of `records`.
+def evaluate(learner: Learner, *parts: Records) -> Evaluation:
+    """Measure a learner on all samples of `parts`.
 
     Raises
     ------
     DataError
-        Shape, targets or classes are not what the learner was trained on.
+        Columns, shape, targets or classes are not what the learner was trained on.
     """
+    count = sum(map(len, parts))
+    mean = sum(_add_up(learner, records) for records in parts) / count
+    if learner.recipe.loss.number == LossKind.MEAN_SQUARED_ERROR:
+        return Evaluation(count, None, mean)
+    return Evaluation(count, mean, None)
+
+
+def _add_up(learner: Learner, records: Records) -> float:
+    """Return the sum over all samples of 1 for a right answer, the share of right outputs, or the squared error."""
     feed = Feed(records, learner.runtime)
+    learner.check_columns(records.columns)
     numbers = learner.class_numbers(records.classes) if records.classes is not None else []
-    answers, targets = learner.runtime.view("probability"), learner.runtime.view("target")
+    found, targets = learner.runtime.view("probability"), learner.runtime.view("target")
     outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)
-    right = error = 0.0
+    total = 0.0
     for first in range(0, count, most):
         n = feed.fill(range(first, min(first + most, count)))
         learner.predict_step(n)
         for sample in range(n):
-            row = answers[sample * outputs : (sample + 1) * outputs].tolist()
+            row = found[sample * outputs : (sample + 1) * outputs].tolist()
             if learner.recipe.loss.labels:
-                right += learner.answer(row) == numbers[targets[sample]]
+                total += learner.answer(row) == numbers[targets[sample]]
                 continue
             wanted = targets[sample * outputs : (sample + 1) * outputs].tolist()
-            error += sum((answer - target) ** 2 for answer, target in zip(row, wanted)) / outputs
             if learner.recipe.loss.number == LossKind.BINARY_CROSS_ENTROPY:
-                right += sum((answer > 0.5) == (target > 0.5) for answer, target in zip(row, wanted)) / outputs
-    return Evaluation(count, right / count, error / count)
+                total += sum((value > 0.5) == (target > 0.5) for value, target in zip(row, wanted)) / outputs
+            else:
+                total += sum((value - target) ** 2 for value, target in zip(row, wanted)) / outputs
+    return total
+
+
+def reconstruction_error(learner: Learner, records: Records) -> float:
+    """Return the largest absolute error of the state at the backbone's entry when it is rebuilt from its exit.
+
+    It is 0 for a state on a grid. Measured on the first samples of `records`, one micro-batch at most.
+    """
+    runtime, batch = learner.runtime, Batch(learner.runtime, learner.net, learner.recipe)
+    n = Feed(records, runtime).fill(range(min(learner.schedule.micro_batch, len(records))), targets=False)
+    runtime.run("encode", n)
+    before = [state * step for state, step in batch.halves(True, n)]
+    runtime.run("forward", n)
+    runtime.run("inverse", n)
+    return max(float(abs(state * step - ref).max()) for (state, step), ref in zip(batch.halves(True, n), before))

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 from edgerev.errors import NetError
+from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
 
 Shape = tuple[int, ...]
 
@@ -45,8 +46,10 @@ class Dense(Layer):
     word = "dense"
     channels: int
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, channels=(whole, 1, INT32_MAX))
+
     def output_shape(self, shape: Shape) -> Shape:
-        _need(self.channels > 0, self, "channels must be at least 1")
         _need(len(shape) == 1, self, f"expects samples of shape (features,), not {shape}; use a convolution")
         return (self.channels,)
 
@@ -57,9 +60,11 @@ class _Convolution(Layer):
     kernel: int = 3
     dimensions: ClassVar[int] = 0
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, channels=(whole, 1, INT32_MAX), kernel=(whole, 1, INT32_MAX))
+        _need(self.kernel % 2 == 1, self, "the kernel must be odd, so that sizes are kept")
+
     def output_shape(self, shape: Shape) -> Shape:
-        _need(self.channels > 0, self, "channels must be at least 1")
-        _need(self.kernel % 2 == 1 and self.kernel > 0, self, "the kernel must be odd, so that sizes are kept")
         _need(len(shape) == self.dimensions + 1, self, f"does not fit samples of shape {shape}")
         return (*shape[:-1], self.channels)
 
@@ -87,8 +92,10 @@ class Pointwise(Layer):
     word = "pointwise"
     channels: int
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, channels=(whole, 1, INT32_MAX))
+
     def output_shape(self, shape: Shape) -> Shape:
-        _need(self.channels > 0, self, "channels must be at least 1")
         return (*shape[:-1], self.channels)
 
 
@@ -99,8 +106,11 @@ class Depthwise(Layer):
     word = "depthwise"
     kernel: int = 3
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, kernel=(whole, 1, INT32_MAX))
+        _need(self.kernel % 2 == 1, self, "the kernel must be odd, so that sizes are kept")
+
     def output_shape(self, shape: Shape) -> Shape:
-        _need(self.kernel % 2 == 1 and self.kernel > 0, self, "the kernel must be odd, so that sizes are kept")
         _need(len(shape) > 1, self, f"expects (time, channels) or (height, width, channels), not {shape}")
         return shape
 
@@ -133,9 +143,8 @@ class RMSNorm(Layer):
     word = "rmsnorm"
     epsilon: float = 1e-5
 
-    def output_shape(self, shape: Shape) -> Shape:
-        _need(self.epsilon > 0, self, "epsilon must be positive")
-        return shape
+    def __post_init__(self) -> None:
+        settle(self, NetError, epsilon=(finite32, TINY, FLOAT32_MAX))
 
 
 @dataclass(frozen=True)
@@ -146,9 +155,11 @@ class GroupNorm(Layer):
     groups: int = 1
     epsilon: float = 1e-5
 
+    def __post_init__(self) -> None:
+        settle(self, NetError, groups=(whole, 1, INT32_MAX), epsilon=(finite32, TINY, FLOAT32_MAX))
+
     def output_shape(self, shape: Shape) -> Shape:
-        _need(self.epsilon > 0, self, "epsilon must be positive")
-        _need(self.groups > 0 and shape[-1] % self.groups == 0, self, f"groups must divide the {shape[-1]} channels")
+        _need(shape[-1] % self.groups == 0, self, f"groups must divide the {shape[-1]} channels")
         return shape
 
 
@@ -159,9 +170,8 @@ class Dropout(Layer):
     word = "dropout"
     rate: float = 0.1
 
-    def output_shape(self, shape: Shape) -> Shape:
-        _need(0 <= self.rate < 1, self, "rate must be in 0 .. 1, 1 excluded")
-        return shape
+    def __post_init__(self) -> None:
+        settle(self, NetError, rate=(finite32, 0, BELOW_ONE))
 
 
 LAYERS: dict[str, type[Layer]] = {

@@ -2,54 +2,38 @@
 
 from __future__ import annotations
 
-import math
+import threading
 from array import array
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 from edgerev import checkpoint
-from edgerev.batch import Batch, Values, argmax
-from edgerev.contents import Position, check_alike, peek, to_metadata
+from edgerev.batch import Batch, Report, Values, answer, answers
+from edgerev.bijection import Bijection
+from edgerev.contents import Contents, Memory, Position, check_alike, check_finite, contents, kept_tensors, to_metadata
+from edgerev.data.records import differing_column
 from edgerev.errors import CheckpointError, DataError, NumericError, UsageError
-from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR
-from edgerev.losses import Loss, MeanSquaredError
+from edgerev.exclusive import exclusive
+from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
+from edgerev.losses import Loss
 from edgerev.net import Net
+from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
-from edgerev.program import Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
-SAMPLE_FREE = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION, Region.CONTROL)
-KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 
-
-class Report(NamedTuple):
-    """What learning from some samples showed, measured before each batch's update.
-
-    Attributes
-    ----------
-    loss : mean loss
-    accuracy : share of right answers (0 for the mean squared error)
-    samples : how many there were
-    """
-
-    loss: float
-    accuracy: float
-    samples: int
-
-
-class Learner:
-    """Train and use a reversible net in one fixed allocation.
+class Learner(Bijection):
+    """Train and use a reversible net in one fixed allocation; for one thread at a time, others get a UsageError.
 
     Parameters
     ----------
     net : the net
     optimizer, loss, batch, rate_schedule, clip, augment, atomic : see `Recipe`
     budget : most bytes of the arena, also as text ("8MiB"), or None; the fastest schedule that fits is taken
-    schedule : "reversible" or "stored", without a budget
+    schedule : "reversible" (also when left out) or "stored", without a budget
     threads : threads that compute together; results are the same bits for any number
     seed : seed of initial weights, dropout and augmentation
     data_bytes : bytes to set aside in the arena for samples on their way from disk
@@ -65,7 +49,7 @@ class Learner:
     def __init__(
         self, net: Net, *, optimizer: Optimizer | None = None, loss: Loss | None = None, batch: int = 16,
         rate_schedule: RateSchedule | None = None, clip: Clip | None = None, augment: Augment | None = None,
-        atomic: bool = False, budget: int | str | None = None, schedule: str | Schedule = "reversible",
+        atomic: bool = False, budget: int | str | None = None, schedule: str | Schedule | None = None,
         threads: int = 1, seed: int = 0, data_bytes: int = 0,
     ) -> None:
         defaults = Recipe()
@@ -76,18 +60,19 @@ class Learner:
         self._set_up(net, recipe, seed, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
 
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
-        if not 0 <= seed < 2**63:
-            raise UsageError(f"seed {seed}: expected 0 .. 2**63 - 1")
+        whole("seed", seed, 0, 2**63 - 1)
+        self._turn, self._torn = threading.RLock(), False
         choice = choose(net, recipe, threads=threads, **options)
+        self.memory = Memory(options["budget"], options["schedule"])
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
-        self.position, self.classes = Position(), list[str]()
+        self.position, self.classes, self.columns = Position(), list[str](), list[str]()
         self._program = choice.program
         self.runtime = Runtime(choice.program, choice.plan, threads)
         self._counters = self.runtime.view("counters")
         self._counters[C_SEED] = seed
         self._report = self.runtime.view("report")
         self._batch = Batch(self.runtime, net, recipe)
-        self._torn, self._stale = False, net.head.kind == "ridge"
+        self._stale = net.head.kind == "ridge"
         self._deferred = "accumulator" in {region.value for region in set(choice.program.regions)}
         self.runtime.run("init", 1)
         self._set_loss_weights()
@@ -113,30 +98,35 @@ class Learner:
 
     @rate_factor.setter
     def rate_factor(self, factor: float) -> None:
-        self.runtime.view("scalars")[V_FACTOR] = factor
-
-    @property
-    def stored_sample_bytes(self) -> int:
-        """Bytes that a checkpoint writes of regions through which samples pass."""
-        regions = dict(zip(self._program.names, self._program.regions))
-        return sum(view.nbytes for name, _, _, view in self._kept_tensors() if regions[name] not in SAMPLE_FREE)
+        self.runtime.view("scalars")[V_FACTOR] = finite32("rate_factor", factor, 0, FLOAT32_MAX)
 
     @property
     def parameters(self) -> int:
         """Trainable numbers of stem, backbone and head."""
         return self._program.trainable
 
+    @exclusive
     def set_standardisation(self, mean: Any, scale: Any) -> None:
-        """Let every input be taken as ``(x - mean) * scale``; both hold one number for each channel."""
-        tables = [(self.runtime.view(name), values) for name, values in (("input.mean", mean), ("input.scale", scale))]
+        """Let every input be taken as ``(x - mean) * scale``.
+
+        Parameters
+        ----------
+        mean, scale : ``(channels,)`` numbers that a float32 can hold, in any sequence
+
+        Raises
+        ------
+        UsageError
+            Their number is another one, or one is not finite; nothing changed.
+        """
+        tables = [
+            (self.runtime.view(name), [finite32(name, value, -FLOAT32_MAX, FLOAT32_MAX) for value in values])
+            for name, values in (("input.mean", mean), ("input.scale", scale))
+        ]
         for view, values in tables:
             if len(values) != len(view):
                 raise UsageError(f"{len(values)} numbers for {len(view)} channels of the input; give one for each")
-            if not all(math.isfinite(value) for value in values):
-                raise UsageError("mean or scale of the input are not finite; expected numbers; mend the statistics")
         for view, values in tables:
-            for index, value in enumerate(values):
-                view[index] = value
+            view[:] = memoryview(array("f", values))
 
     def class_numbers(self, classes: list[str]) -> list[int]:
         """Return this learner's number of each class of a data set.
@@ -157,8 +147,24 @@ class Learner:
             )
         return [numbers[name] for name in classes]
 
+    def check_columns(self, columns: Sequence[str]) -> None:
+        """Refuse features in another order than they were learned in, as far as both have names.
+
+        Raises
+        ------
+        DataError
+            The columns differ; the message names the first that does.
+        """
+        differing = differing_column(self.columns, columns)
+        if self.columns and columns and differing is not None:
+            raise DataError(
+                f"the data has the column {differing[1]!r} where the model was trained on {differing[0]!r}; expected "
+                f"the same columns in the same order; reorder them, or name the label column"
+            )
+
     # -- learning ---------------------------------------------------------------------------------------------
 
+    @exclusive
     def learn_many(self, x: Any, y: Any) -> Report:
         """Train on samples in their order, `batch` at a time, one step each.
 
@@ -182,47 +188,80 @@ class Learner:
             self.step(n)
             loss += self._report[0] * n
             correct += self._report[1] * n
-        return Report(loss / samples.size, correct / samples.size, samples.size)
+        return self._new_report(loss / samples.size, correct / samples.size, samples.size)
+
+    def _new_report(self, loss: float, correct: float, samples: int) -> Report:
+        return Report(loss, correct if self.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR else None, samples)
 
     def _check_batch(self, x: Any, y: Any) -> tuple[Values, Values]:
         samples = self._batch.samples(x)
         return samples, self._batch.targets(y, samples.size)
 
+    @exclusive
     def learn_one(self, x: Any, y: Any) -> Report:
-        """Train on one sample; see `learn_many`."""
+        """Train on one sample.
+
+        Parameters
+        ----------
+        x : ``input_shape`` real numbers, as a NumPy array or any buffer, or flat, also as a list
+        y : class number, or ``(outputs,)`` real numbers for the other losses
+
+        Raises
+        ------
+        DataError, NumericError
+            See `learn_many`; nothing was learned.
+        """
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
         self.step(1)
-        return Report(self._report[0], self._report[1], 1)
+        return self._new_report(self._report[0], self._report[1], 1)
 
+    @exclusive
     def step(self, n: int) -> None:
-        """Take a training step on the `n` samples that lie in the arena's input already."""
-        if self._torn:
-            raise NumericError("the model was left half updated by a failed step; load the last checkpoint")
+        """Take a training step on the `n` samples, `batch` at most, that lie in the arena's input and target already.
+
+        Raises
+        ------
+        DataError, NumericError
+            See `learn_many`; the message of the latter says whether the model is still whole.
+        """
+        self._need_whole()
         try:
             self.runtime.run("train", n)
-        except NumericError as error:
-            self._torn = not self._deferred and self._program.has_update(until=error.row)
-            if not self._torn:
+        except (NumericError, KeyboardInterrupt) as error:
+            cause = error.__cause__ if isinstance(error, KeyboardInterrupt) else error
+            failed = isinstance(cause, NumericError) and self._program.has_update(until=cause.row)
+            self._torn = failed and not self._deferred
+            if not self._torn or not isinstance(error, NumericError):
                 raise
             raise NumericError(
-                f"{error}; what comes after it in the net was updated already. Load the last checkpoint and lower the "
-                "learning rate, or train with atomic=True, which commits all updates at the end of a step",
+                f"{error}. What comes after it in the net was updated already, so the last checkpoint is the way back; "
+                "train with atomic=True to commit all updates at the end of a step",
                 error.status, error.row,
             ) from error
 
+    @exclusive
     def remember_many(self, x: Any, y: Any) -> None:
-        """Add samples to the sums of a ridge head, with the features that the backbone gives now."""
+        """Add samples to the sums of a ridge head, with the features that the backbone gives now.
+
+        Raises
+        ------
+        DataError, NumericError
+            As for `learn_many`. Samples go in by micro-batches: those before the one that failed are kept in the sums.
+        """
         self._need_ridge()
         samples, targets = self._check_batch(x, y)
         for first in range(0, samples.size, self.schedule.micro_batch):
             self.remember_step(self._batch.fill(samples, targets, first, self.schedule.micro_batch))
 
+    @exclusive
     def remember_step(self, n: int) -> None:
         """Add the `n` samples that lie in the arena's input to the sums of a ridge head."""
+        self._need_whole()
         self.runtime.run("encode", n, until="forward")
         self.runtime.run("ridge_add", n)
         self._stale = True
 
+    @exclusive
     def forget(self) -> None:
         """Set the sums of a ridge head to zero."""
         self._need_ridge()
@@ -235,13 +274,16 @@ class Learner:
 
     # -- predicting -------------------------------------------------------------------------------------------
 
+    @exclusive
     def predict_step(self, n: int) -> None:
         """Compute the probabilities of the `n` samples, one micro-batch at most, that lie in the arena's input."""
+        self._need_whole()
         if self._stale:
             self.runtime.run("ridge_solve", 1)
             self._stale = False
         self.runtime.run("encode", n, until="read_out")
 
+    @exclusive
     def predict_proba_many(self, x: Any) -> Any:
         """Return ``(samples, outputs)`` float32: probabilities, or values for the mean squared error.
 
@@ -256,110 +298,94 @@ class Learner:
             self._batch.collect(result, first, n)
         return result
 
+    @exclusive
     def predict_proba_one(self, x: Any) -> list[float]:
-        """Return the probability of each class, or each output's value, for one sample."""
+        """Return the ``(outputs,)`` probabilities of classes, or the outputs' values, for one sample; see `learn_one`.
+
+        Raises
+        ------
+        DataError, NumericError
+            Shape, type or values do not fit, or the state leaves its range.
+        """
         self._batch.fill(self._batch.sample(x), None, 0, 1)
         self.predict_step(1)
         return self._batch.first_result()
 
+    @exclusive
     def predict_many(self, x: Any) -> Any:
         """Return ``(samples,)`` class numbers; 0 or 1 for each output of a binary loss; values for squared error."""
-        return argmax(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
+        return answers(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
 
+    @exclusive
     def predict_one(self, x: Any) -> Any:
-        """Return the class number, or a list with 0 or 1 or the value for each output, for one sample."""
+        """Return the class number, or a list with 0 or 1 or the value of each output; see `predict_proba_one`."""
         return self.answer(self.predict_proba_one(x))
 
     def answer(self, values: Sequence[float]) -> Any:
         """Return the answer that the probabilities or values of one sample stand for; see `predict_one`."""
-        if self.recipe.loss.labels:
-            return max(range(len(values)), key=values.__getitem__)
-        return values if isinstance(self.recipe.loss, MeanSquaredError) else [int(value > 0.5) for value in values]
-
-    # -- the bijection ----------------------------------------------------------------------------------------
-
-    def transform(self, x: Any) -> Any:
-        """Return the backbone's output, ``(samples, ...)`` float64: both halves joined along channels."""
-        return self._states(x, "forward")
-
-    def encode(self, x: Any) -> Any:
-        """Return the backbone's input (the stem's output), ``(samples, ...)`` float64, as it is on the grid."""
-        return self._states(x, "encode")
-
-    def invert(self, output: Any) -> Any:
-        """Return the backbone's input for an output of `transform`; the same numbers as `encode`, bit for bit."""
-        output = self._batch.check_outputs(output)
-        fill = partial(self._batch.fill_state, output)
-        return self._batch.states(len(output), fill, ("inverse", "inverse"), entry=True)
-
-    def _states(self, x: Any, last: str) -> Any:
-        samples = self._batch.samples(x)
-        fill = partial(self._batch.fill, samples, None)
-        return self._batch.states(samples.size, fill, ("encode", last), entry=last == "encode")
+        return answer(values, self.recipe.loss)
 
     # -- checkpoints ------------------------------------------------------------------------------------------
 
+    @exclusive
     def save(self, path: str) -> None:
         """Write a checkpoint; the previous one is kept beside it.
 
         Raises
         ------
         CheckpointError
-            It could not be written, or the model is not whole; the file that was there is as it was.
+            It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
         if self._torn:
             raise CheckpointError(
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.position)
-        checkpoint.save(path, self._kept_tensors(), metadata)
+        check_finite(path, self.runtime)
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.columns, self.position, self.memory)
+        checkpoint.save(path, kept_tensors(self.runtime), metadata)
 
-    def _kept_tensors(self) -> list[tuple[str, str, tuple[int, ...], memoryview]]:
-        found: list[tuple[str, str, tuple[int, ...], memoryview]] = []
-        found.append(("counters", "I64", (len(self._counters),), self._counters.cast("B")))
-        scalars = self.runtime.view("scalars")
-        found.append(("scalars", "F32", (len(scalars),), scalars.cast("B")))
-        for number, (name, region) in enumerate(zip(self._program.names, self._program.regions)):
-            if region in KEPT:
-                shape = self._program.decode_tensor(number).shape
-                found.append((name, "F32", shape, self.runtime.view(number).cast("B")))
-        return found
-
+    @exclusive
     def restore(self, path: str) -> None:
         """Take parameters, optimizer, sums and training position from a checkpoint of the same net and optimizer.
 
         Raises
         ------
         CheckpointError
-            The file is damaged, or belongs to another net, optimizer or loss; the learner is as it was.
+            The file is damaged, or belongs to another net, optimizer or loss: the learner is as it was. If it cannot
+            be read to its end, the learner is refused until another one is restored.
         """
-        found = peek(path)
-        check_alike(path, found, self.net, self.recipe)
-        checkpoint.load(path, {name: view for name, _, _, view in self._kept_tensors()})
+        with checkpoint.verified(path) as whole:
+            self._take(whole, contents(path, whole.header))
+
+    def _take(self, whole: checkpoint.Whole, found: Contents) -> None:
+        check_alike(str(whole.path), found, self.net, self.recipe)
+        views = {name: view for name, _, _, view in kept_tensors(self.runtime)}
+        checkpoint.check_fit(whole, views)
+        self._torn = True  # should reading end midway
+        checkpoint.read(whole, views)
+        self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.position = found.classes, found.position
-        self._torn, self._stale = False, self.net.head.kind == "ridge"
+        self.classes, self.columns, self.position = found.classes, found.columns, found.position
 
     @classmethod
     def load(
-        cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule = "reversible", threads: int = 1,
+        cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule | None = None, threads: int = 1,
         data_bytes: int = 0,
     ) -> Learner:
-        """Return the learner that a checkpoint holds, ready to go on.
+        """Return the learner that a checkpoint holds, ready to go on; budget and schedule as in training if not given.
 
         Raises
         ------
         CheckpointError
             The file is missing, damaged, or of another version.
         """
-        found = peek(path)
-        learner = cls.__new__(cls)
-        learner._set_up(
-            found.net, found.recipe, 0, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes
-        )
-        learner.restore(path)
+        with checkpoint.verified(path) as whole:
+            found, learner = contents(path, whole.header), cls.__new__(cls)
+            given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
+            learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
+            learner._take(whole, found)
         return learner
 
     def move_to(self, **position: Any) -> None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import inf
 from typing import ClassVar
 
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import LossKind
+from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, finite32, settle
 
 
 @dataclass(frozen=True)
@@ -25,9 +25,10 @@ class Loss:
 
     def __post_init__(self) -> None:
         if self.weights is not None:
-            object.__setattr__(self, "weights", tuple(float(weight) for weight in self.weights))
-            if not self.weights or not all(0 <= weight < inf for weight in self.weights):
-                raise UsageError(f"{self}: expected finite weights, one or more, none of them negative")
+            weights = tuple(finite32("loss: weight", weight, 0, FLOAT32_MAX) for weight in self.weights)
+            object.__setattr__(self, "weights", weights)
+            if not self.weights:
+                raise UsageError(f"{self}: expected a weight for each class or output, or None")
 
     @property
     def labels(self) -> bool:
@@ -41,8 +42,7 @@ class _Smoothed(Loss):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 <= self.smoothing < 1:
-            raise UsageError(f"{self}: smoothing must be in 0 .. 1, 1 excluded")
+        settle(self, smoothing=(finite32, 0, BELOW_ONE))
 
 
 @dataclass(frozen=True)

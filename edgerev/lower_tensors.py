@@ -93,9 +93,13 @@ class NetTensors:
             tensor = self.program.tensor
             self.ridge = [tensor("ridge.weight", (size, outputs), Region.PARAMETERS)]
             self.ridge.append(tensor("ridge.bias", (outputs,), Region.PARAMETERS))
-            self.sums = [tensor("ridge.gram", (size + 1, size + 1), Region.CONSOLIDATION)]
-            self.sums.append(tensor("ridge.moments", (size + 1, outputs), Region.CONSOLIDATION))
-            self.sums.append(tensor("ridge.counts", (outputs,), Region.CONSOLIDATION))
+            self.sums = [
+                tensor(f"ridge.{name}", shape, Region.CONSOLIDATION, dtype=dtype)
+                for name, shape, dtype in (
+                    ("gram", (size + 1, size + 1), DType.F64), ("moments", (size + 1, outputs), DType.F64),
+                    ("counts", (outputs,), DType.I64),
+                )
+            ]
 
     def _state(self) -> None:
         """Make the pair of halves and of their gradients, once for each size that squeezes give them."""

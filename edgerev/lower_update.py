@@ -110,7 +110,7 @@ class Updater:
         """Check all gradients, then update everything: nothing is touched unless all is finite."""
         modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules()]
         clip = self.recipe.clip
-        for index, (name, _, gradients) in enumerate(modules):
+        for index, (name, _, gradients) in enumerate(reversed(modules)):  # the order in which a failure spreads
             with self.program.block(name):
                 self._norm(gradients, reset=index == 0)
         self.program.emit(Op.CHECK)

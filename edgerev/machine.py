@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import NamedTuple
+
+from edgerev.errors import UsageError
 
 
 def read_text(path: Path) -> str | None:
@@ -78,16 +82,63 @@ def cgroup_folders(root: Path) -> list[Path]:
     return []
 
 
-def default_cache(environ: Mapping[str, str]) -> Path:
-    """Return the folder for cached data and compiled kernels, as `edgerev.kernels.library` finds it.
+class Memory(NamedTuple):
+    """Memory of this machine, in bytes; `limit_bytes` is the control group's, or None."""
+
+    total_bytes: int
+    available_bytes: int
+    limit_bytes: int | None
+
+
+def read_memory(root: Path = Path("/")) -> Memory | None:
+    """Return the memory that is left without swapping, here and in the control group; None if it is not known.
+
+    Parameters
+    ----------
+    root : Path
+        Where ``proc`` and ``sys`` lie.
+    """
+    info = read_fields(root / "proc/meminfo")
+    if "MemTotal" not in info:
+        return None
+    total = int(info["MemTotal"].split()[0]) << 10
+    available = int(info.get("MemAvailable", info["MemTotal"]).split()[0]) << 10
+    limit = None
+    for folder in cgroup_folders(root):
+        most = read_number(folder / "memory.max")
+        if most is not None:
+            limit = min(limit or most, most)
+            used = (read_number(folder / "memory.current") or 0) - _file_cache(folder)
+            available = min(available, max(0, most - max(0, used)))
+    return Memory(total, available, limit)
+
+
+def _file_cache(folder: Path) -> int:
+    """Return the bytes of files that a control group keeps in memory, which it gives up when asked for memory."""
+    rows = (line.split() for line in (read_text(folder / "memory.stat") or "").splitlines())
+    return sum(int(row[1]) for row in rows if row[0] in ("active_file", "inactive_file"))
+
+
+def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
+    """Return the folder for things that can be made again: converted data, compiled kernels.
 
     Parameters
     ----------
     environ : mapping
         Environment; `XDG_CACHE_HOME` and `HOME` count, in this order.
+
+    Raises
+    ------
+    UsageError
+        There is no home folder.
     """
-    home = environ.get("XDG_CACHE_HOME") or Path(environ.get("HOME", "/")) / ".cache"
-    return Path(home) / "edgerev"
+    base = environ.get("XDG_CACHE_HOME")
+    try:
+        return (Path(base) if base else Path(environ.get("HOME") or Path.home()) / ".cache") / "edgerev"
+    except RuntimeError as error:
+        raise UsageError(
+            "no home folder to keep kernels and converted data in; expected one; set XDG_CACHE_HOME to a folder"
+        ) from error
 
 
 def installed(package: str) -> str | None:

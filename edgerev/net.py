@@ -9,6 +9,7 @@ from typing import Literal, NamedTuple
 
 from edgerev.errors import NetError
 from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, of_type, settle, whole
 
 StateType = Literal["int32", "int16", "float32"]
 
@@ -30,8 +31,14 @@ class Block:
     repeat: int = 1
 
     def __post_init__(self) -> None:
+        for letter in ("F", "G"):
+            layers = getattr(self, letter)
+            of_type(f"Block: {letter}", layers, (tuple, list), "(Dense(8), ReLU(), Dense(8))", NetError)
+            for layer in layers:
+                of_type(f"Block: a layer of {letter}", layer, Layer, "Dense(8)", NetError)
         object.__setattr__(self, "F", tuple(self.F))
         object.__setattr__(self, "G", tuple(self.G) or self.F)
+        settle(self, NetError, repeat=(whole, 1, INT32_MAX))
 
     def to_dict(self) -> dict:
         """Return the block as plain data."""
@@ -67,6 +74,11 @@ class Head:
     pool: Literal["average", "flatten"] = "average"
     kind: Literal["linear", "ridge"] = "linear"
     ridge: float = 1e-3
+
+    def __post_init__(self) -> None:
+        settle(self, NetError, outputs=(whole, 1, INT32_MAX), ridge=(finite32, TINY, FLOAT32_MAX))
+        if self.pool not in ("average", "flatten") or self.kind not in ("linear", "ridge"):
+            raise NetError(f"{self}: expected pool average or flatten, and kind linear or ridge; change it")
 
 
 class Function(NamedTuple):
@@ -105,18 +117,20 @@ class Net:
     half_shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "input_shape", tuple(self.input_shape))
+        of_type("input_shape", self.input_shape, (tuple, list), "(28, 28, 1)", NetError)
+        of_type("backbone", self.backbone, (tuple, list), "(Block((Dense(8),)),)", NetError)
+        for part in self.backbone:
+            of_type("a part of the backbone", part, (Block, Squeeze), "Block((Dense(8),)) or Squeeze()", NetError)
+        of_type("head", self.head, Head, "Head(10)", NetError)
+        if not 1 <= len(self.input_shape) <= 3:
+            raise NetError(f"input_shape {self.input_shape}: expected one to three sizes; change it")
+        sizes = (whole("input_shape: size", size, 1, INT32_MAX, NetError) for size in self.input_shape)
+        object.__setattr__(self, "input_shape", tuple(sizes))
         object.__setattr__(self, "backbone", tuple(self.backbone))
-        if not 1 <= len(self.input_shape) <= 3 or min(self.input_shape) < 1:
-            raise NetError(f"input_shape {self.input_shape}: expected one to three sizes, each at least 1")
         if not isinstance(self.stem, (Dense, Conv1d, Conv2d, Pointwise)):
             raise NetError(f"stem {self.stem}: expected Dense, Conv1d, Conv2d or Pointwise")
         if self.state not in ("int32", "int16", "float32"):
             raise NetError(f"state {self.state!r}: expected int32, int16 or float32")
-        if self.head.outputs < 1 or self.head.pool not in ("average", "flatten"):
-            raise NetError(f"{self.head}: expected at least 1 output, and pool average or flatten")
-        if self.head.kind not in ("linear", "ridge") or self.head.ridge <= 0:
-            raise NetError(f"{self.head}: expected kind linear or ridge, and a positive ridge")
         shape = self.stem.output_shape(self.input_shape)
         if shape[-1] % 2:
             raise NetError(f"stem {self.stem}: an odd number of channels cannot be split in halves; use an even one")
@@ -141,8 +155,6 @@ class Net:
                 shape = squeezed(shape)
                 yield part
                 continue
-            if part.repeat < 1:
-                raise NetError(f"block {index}: repeat must be at least 1, not {part.repeat}")
             for _ in range(part.repeat):
                 for letter, layers, source in (("F", part.F, 1), ("G", part.G, 0)):
                     name = f"block{index}.{letter}"
@@ -151,14 +163,18 @@ class Net:
                 index += 1
 
     @property
+    def depth(self) -> int:
+        """Number of residual functions."""
+        return sum(2 * part.repeat for part in self.backbone if isinstance(part, Block))
+
+    @property
     def branch_scale(self) -> float:
         """Factor on every residual function: 1 / sqrt(number of functions).
 
         With it the variance of the state grows by at most a factor e over all functions, and one learning rate suits
         every depth (depth-muP; Yang et al. 2023, "Tensor programs VI", table 1).
         """
-        count = sum(isinstance(part, Function) for part in self.functions())
-        return 1 / math.sqrt(max(count, 1))
+        return 1 / math.sqrt(max(self.depth, 1))
 
     @property
     def features(self) -> int:

@@ -7,6 +7,7 @@ from typing import ClassVar, Literal
 
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import ScheduleKind, UpdateKind
+from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
 
 
 def _need(condition: bool, message: str) -> None:
@@ -33,9 +34,8 @@ class RateSchedule:
 
     def __post_init__(self) -> None:
         _need(self.kind in ("constant", "cosine"), f"rate schedule {self.kind!r}: expected constant or cosine")
-        _need(self.warmup >= 0, "schedule: warmup must not be negative")
+        settle(self, warmup=(whole, 0, INT32_MAX), steps=(whole, 0, INT32_MAX), floor=(finite32, 0, 1))
         _need(self.kind == "constant" or self.steps > self.warmup, "schedule: steps must be more than warmup")
-        _need(0 <= self.floor <= 1, "schedule: floor must be in 0 .. 1")
 
     @property
     def number(self) -> ScheduleKind:
@@ -57,7 +57,7 @@ class Clip:
     kind: Literal["function", "global", "adaptive"] = "function"
 
     def __post_init__(self) -> None:
-        _need(self.limit > 0, "clip: limit must be positive")
+        settle(self, limit=(finite32, TINY, FLOAT32_MAX))
         known = ("function", "global", "adaptive")
         _need(self.kind in known, f"clip {self.kind!r}: expected function, global or adaptive")
 
@@ -83,9 +83,11 @@ class Optimizer:
         """Return the parameters of the UPDATE instruction."""
         raise NotImplementedError
 
-    def _check(self, *shares: float) -> None:
-        _need(self.rate >= 0, f"{self}: the learning rate must not be negative")
-        _need(all(0 <= share < 1 for share in shares), f"{self}: momentum and betas must be in 0 .. 1, 1 excluded")
+    def _check(self, *shares: str) -> None:
+        """Check rate and decay, and the fields that are shares of an average."""
+        settle(self, rate=(finite32, 0, FLOAT32_MAX), weight_decay=(finite32, 0, FLOAT32_MAX))
+        for share in shares:
+            settle(self, **{share: (finite32, 0, BELOW_ONE)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ class SGD(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check(self.momentum)
+        self._check("momentum")
         _need(not self.nesterov or self.momentum > 0, f"{self}: nesterov needs a momentum")
 
     @property
@@ -122,7 +124,9 @@ class AdamW(Optimizer):
     weight_decay: float = 0.01
 
     def __post_init__(self) -> None:
-        self._check(self.beta1, self.beta2)
+        self._check("beta1", "beta2")
+        # where the square of a gradient is 0 in float32, epsilon alone keeps its step small
+        settle(self, epsilon=(finite32, 1e-20, FLOAT32_MAX))
 
     @property
     def moments(self) -> int:
@@ -143,7 +147,7 @@ class Lion(Optimizer):
     weight_decay: float = 0.0
 
     def __post_init__(self) -> None:
-        self._check(self.beta1, self.beta2)
+        self._check("beta1", "beta2")
 
     @property
     def moments(self) -> int:

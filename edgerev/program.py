@@ -14,13 +14,15 @@ from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
+from operator import add
 from typing import NamedTuple
 
-from edgerev.errors import EdgerevError
+from edgerev.errors import BudgetError, EdgerevError
 from edgerev.kernels import layout
 from edgerev.kernels.layout import NO_TENSOR, DType, Op
 
 FORMAT = 1
+MOST_TENSOR_BYTES = 1 << 47  # what a process can address; sums of such sizes still fit an int64
 
 
 class Region(str, Enum):
@@ -94,6 +96,7 @@ class Program:
     names : name of each tensor
     blocks : name of each residual function (or stem, head), for messages
     sections : name to (first, last + 1) row
+    most_samples : most samples for which each section may be run
     scopes : the first run of each kind of scope; later runs reuse its tensors
     aliases : tensors that lie where another one lies (the state after a squeeze)
     batch, threads : most samples and threads of one run
@@ -109,6 +112,7 @@ class Program:
         self.regions: list[Region] = []
         self.blocks: list[str] = []
         self.sections: dict[str, tuple[int, int]] = {}
+        self.most_samples: dict[str, int] = {}
         self.scopes: list[Scope] = []
         self.aliases: dict[int, int] = {}
         self._scope_of: dict[int, str] = {}
@@ -142,6 +146,11 @@ class Program:
         height, width, channels = (1,) * (3 - len(shape)) + tuple(shape)
         stride = (height + 2 * halo[0]) * (width + 2 * halo[1]) * channels
         size = stride * max(capacity, 1)
+        if size * layout.ITEMSIZE[dtype] > MOST_TENSOR_BYTES:
+            raise BudgetError(
+                f"tensor {name} would have {size * layout.ITEMSIZE[dtype]} bytes; expected at most "
+                f"{MOST_TENSOR_BYTES}, more than any machine has; take a smaller net or batch"
+            )
         number = len(self.names)
         self.tensor_rows.extend((0, capacity, height, width, channels, *halo, dtype, stride, size))
         self.names.append(name)
@@ -176,7 +185,15 @@ class Program:
         """Collect the instructions emitted inside under `name`."""
         start = len(self)
         yield
-        self.sections[name] = (start, len(self))
+        self._add_section(name, start, len(self))
+
+    def _add_section(self, name: str, start: int, stop: int) -> None:
+        self.sections[name] = (start, stop)
+        firsts, counts = (
+            self.rows[start * layout.ROW + column : stop * layout.ROW : layout.ROW]
+            for column in (layout.FIRST, layout.COUNT)
+        )
+        self.most_samples[name] = min(max(map(add, firsts, counts), default=self.batch), self.batch)
 
     @contextmanager
     def scope(self, region: Region, key: str) -> Iterator[None]:
@@ -317,7 +334,6 @@ class Program:
         program.trainable = header["trainable"]
         program.names, program.blocks = header["names"], header["blocks"]
         program.regions = [Region(name) for name in header["regions"]]
-        program.sections = {name: (start, stop) for name, (start, stop) in header["sections"].items()}
         program.scopes = [Scope(Region(region), *rest) for region, *rest in header["scopes"]]
         program.aliases = dict(map(tuple, header["aliases"]))
         program._scope_of = dict(map(tuple, header["scope_of"]))
@@ -327,4 +343,6 @@ class Program:
         if sys.byteorder == "big":
             program.rows.byteswap()
             program.tensor_rows.byteswap()
+        for name, (start, stop) in header["sections"].items():
+            program._add_section(name, start, stop)
         return program

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
+from edgerev.numbers import FLOAT32_MAX, INT32_MAX, finite32, of_type, settle, whole
 from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
 
 
@@ -29,8 +30,9 @@ class Augment:
     noise: float = 0.0
 
     def __post_init__(self) -> None:
-        if min(self.shift, self.crop, self.noise) < 0:
-            raise UsageError(f"{self}: expected numbers that are not negative")
+        settle(
+            self, shift=(whole, 0, INT32_MAX), crop=(whole, 0, INT32_MAX), noise=(finite32, 0, FLOAT32_MAX)
+        )
 
 
 @dataclass(frozen=True)
@@ -53,13 +55,20 @@ class Recipe:
     atomic: bool = False
 
     def __post_init__(self) -> None:
-        if self.batch < 1:
-            raise UsageError(f"batch {self.batch}: expected at least 1")
+        settle(self, batch=(whole, 1, INT32_MAX))
+        for name, kind, example in (
+            ("optimizer", Optimizer, "AdamW(1e-3)"), ("rate_schedule", RateSchedule, 'RateSchedule(warmup=100)'),
+            ("loss", Loss, "CrossEntropy()"), ("augment", Augment, "Augment(shift=1)"),
+            ("clip", (Clip, type(None)), "Clip(1.0) or None"),
+        ):
+            of_type(name, getattr(self, name), kind, example, UsageError)
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How a step is carried out; it never changes the bits of the result.
+    """How a step is carried out; it never changes the bits of the result, unless the state is float32.
+
+    A float32 state is rebuilt with rounding errors, which stored activations are without.
 
     Parameters
     ----------
@@ -76,12 +85,15 @@ class Schedule:
     threads: int = 1
 
     def __post_init__(self) -> None:
-        if self.chunk < 1 or self.micro_batch % self.chunk:
+        settle(
+            self, micro_batch=(whole, 1, INT32_MAX), chunk=(whole, 1, INT32_MAX), stored=(whole, 0, INT32_MAX),
+            threads=(whole, 1, MAX_THREADS),
+        )
+        if self.micro_batch % self.chunk:
             raise UsageError(f"{self}: chunk must divide micro_batch")
-        if not 1 <= self.threads <= MAX_THREADS:
-            raise UsageError(f"threads {self.threads}: expected 1 .. {MAX_THREADS}")
 
-    @property
-    def name(self) -> str:
-        """The kind of schedule in a word."""
-        return "mixed" if self.stored else "reversible"
+    def name(self, depth: int) -> str:
+        """Return the kind of schedule in a word, for a net with `depth` residual functions."""
+        if not self.stored:
+            return "reversible"
+        return "stored" if self.stored == depth else "mixed"

@@ -10,9 +10,11 @@ from collections.abc import Callable
 from typing import Any
 
 from edgerev.arena import Plan
-from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError, UsageError
+from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
+from edgerev.machine import read_memory
+from edgerev.numbers import whole
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
 
@@ -21,14 +23,14 @@ _CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DTyp
 
 _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
     Status.INPUT_NOT_FINITE: (
-        DataError, "sample {sample} of the batch holds NaN or infinity; expected finite numbers. Remove or repair it",
+        DataError, "sample {sample} holds NaN or infinity; expected finite numbers. Remove or repair it",
     ),
     Status.LABEL_OUT_OF_RANGE: (
-        DataError, "the label of sample {sample} of the batch is out of range; expected 0 .. outputs - 1. Map labels "
+        DataError, "the label of sample {sample} is out of range; expected 0 .. outputs - 1. Map labels "
         "to class numbers, or give the head more outputs",
     ),
     Status.TARGET_NOT_FINITE: (
-        DataError, "the target of sample {sample} of the batch is not finite or out of range; expected finite numbers, "
+        DataError, "the target of sample {sample} is not finite or out of range; expected finite numbers, "
         "for a binary loss in 0 .. 1. Repair the data",
     ),
     Status.STATE_NOT_FINITE: (
@@ -46,7 +48,10 @@ _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
         NumericError, "the head's output for sample {sample} is not finite. Load an earlier checkpoint, and lower the "
         "learning rate",
     ),
-    Status.GRADIENT_NOT_FINITE: (NumericError, "the gradient of {block} is not finite"),
+    Status.GRADIENT_NOT_FINITE: (
+        NumericError, "the gradient of {block} is not finite. Lower the learning rate, clip gradients, or go back to "
+        "the last checkpoint",
+    ),
     Status.NOT_POSITIVE_DEFINITE: (
         NumericError, "the sums of the ridge head are not positive definite. Raise `ridge`, or add samples first",
     ),
@@ -58,6 +63,12 @@ _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
 
 def _allocate(size: int) -> mmap.mmap:
     """Return zeroed memory of this process alone: a forked child gets a copy when it writes."""
+    found = read_memory()
+    if found is not None and size > found.available_bytes:
+        raise BudgetError(
+            f"the arena needs {size} bytes, but only {found.available_bytes} are available; set a budget below that, "
+            "take a smaller net or batch, or stop other programs"
+        )
     try:
         return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
@@ -83,6 +94,10 @@ class Runtime:
     ----------
     threads : threads that run each instruction together, at most those that the program was lowered for
 
+    Attributes
+    ----------
+    first_sample : the caller's number of the first sample in the input, for messages
+
     Raises
     ------
     UsageError
@@ -92,13 +107,14 @@ class Runtime:
     """
 
     def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
-        if not 1 <= threads <= program.threads:
-            raise UsageError(f"threads {threads}: this program was lowered for 1 to {program.threads}")
+        whole("threads", threads, 1, program.threads)
         self.program, self.plan, self.threads = program, plan, threads
+        self.first_sample = 0
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
         self._load_tables()
+        self._populate()
         self.status = self.view("status")
         self._prepare_barrier()
         self._call = _bind(
@@ -141,6 +157,16 @@ class Runtime:
         # one copy is enough: a deep net's table would count twice
         self.program.rows = region[: len(rows)].cast("i")
 
+    def _populate(self) -> None:
+        """Write to every page behind the tables, so that no step waits for one, or ends where there is none.
+
+        Only now, when the lowering's tables are gone, so that both need not fit.
+        """
+        start = self.plan.regions[Region.PROGRAM][1]
+        for place in range(start, len(self.arena), mmap.PAGESIZE):
+            self.arena[place] = 0
+        self.arena[-1] = 0
+
     def _prepare_barrier(self) -> None:
         barrier = self.view("barrier")
         barrier[layout.BARRIER_SPINS] = SPINS
@@ -155,17 +181,26 @@ class Runtime:
 
         Raises
         ------
+        UsageError
+            The section takes fewer samples, or none.
         DataError, NumericError
             An instruction met bad input or left its range; the message names the block.
+        KeyboardInterrupt
+            Its cause is what went wrong besides, or None.
         """
-        if not 1 <= n <= self.program.batch:
-            raise UsageError(f"{n} samples; this program was lowered for 1 to {self.program.batch}")
+        most = min(self.program.most_samples[name] for name in (section, until or section))
+        whole(f"samples for {section}", n, 1, most)
         first, last = self.program.sections[section]
         if until:
             last = self.program.sections[until][1]
-        failed = self.run_rows(first, last, n)
+        try:
+            failed = self.run_rows(first, last, n)
+        except KeyboardInterrupt as interrupt:  # it came while the kernels ran, and they ran to their end
+            raise interrupt from self._failure()
         if failed:
-            self._raise(failed - 1)
+            failure = self._failure()
+            assert failure is not None
+            raise failure
 
     def run_rows(self, first: int, last: int, n: int) -> int:
         """Run rows ``first .. last - 1`` with all threads; return the failing thread + 1, or 0. For measuring."""
@@ -173,13 +208,17 @@ class Runtime:
             return self._call(first, last, n, 0)
         return self._team.run(first, last, n)
 
-    def _raise(self, thread: int) -> None:
-        start = thread * layout.STATUS_LINE
-        code, row, sample = self.status[start : start + 3]
+    def _failure(self) -> EdgerevError | None:
+        """Return what went wrong first in the program's order, and clear the status."""
+        lines = (self.status[start : start + 3].tolist() for start in range(0, len(self.status), layout.STATUS_LINE))
+        found = [line for line in lines if line[layout.S_CODE]]
+        if not found:
+            return None
+        code, row, sample = min(found, key=lambda line: line[layout.S_ROW])
         for index in range(len(self.status)):
             self.status[index] = 0
         kind, text = _MESSAGES[Status(code)]
         block = self.program.rows[row * layout.ROW + layout.BLOCK]
         name = self.program.blocks[block] if block >= 0 else "the program"
-        message = text.format(block=name, sample=sample)
-        raise NumericError(message, Status(code), row) if kind is NumericError else kind(message)
+        message = text.format(block=name, sample=sample + self.first_sample)
+        return NumericError(message, Status(code), row) if kind is NumericError else kind(message)

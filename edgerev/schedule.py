@@ -7,6 +7,7 @@ schedule fits, first the workspace is cut into chunks of samples, then the state
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import NamedTuple
@@ -14,10 +15,11 @@ from typing import NamedTuple
 from edgerev.arena import Plan, plan
 from edgerev.errors import BudgetError, NetError, UsageError
 from edgerev.lower import lower
-from edgerev.net import Block, Function, Net, Squeeze
-from edgerev.program import Program
+from edgerev.net import Block, Function, Net
+from edgerev.numbers import of_type, whole
+from edgerev.program import MOST_TENSOR_BYTES, Program
 from edgerev.recipe import Recipe, Schedule
-from edgerev.tools.memory import parse_bytes
+from edgerev.units import parse_bytes
 
 CHUNK_BYTES = 192 << 10  # activations of one residual function: with its gradients and weights they fit 512 KiB
 
@@ -31,7 +33,7 @@ class Choice(NamedTuple):
 
 
 def choose(
-    net: Net, recipe: Recipe, *, budget: int | str | None = None, schedule: str | Schedule = "reversible",
+    net: Net, recipe: Recipe, *, budget: int | str | None = None, schedule: str | Schedule | None = None,
     data_bytes: int = 0, threads: int = 1,
 ) -> Choice:
     """Return the fastest schedule that fits.
@@ -39,24 +41,43 @@ def choose(
     Parameters
     ----------
     budget : most bytes of the arena, also as text ("8MiB"); None takes `schedule` as it is
-    schedule : "reversible", "stored", or a `Schedule`; only without a budget
+    schedule : "reversible" (also when left out), "stored", or a `Schedule`; only without a budget
     data_bytes : bytes set aside for samples on their way from disk
     threads : most threads that will run it
 
     Raises
     ------
+    UsageError
+        Both a budget and a schedule, or a schedule that there is not.
     BudgetError
         No schedule fits; the message has the bytes needed, the bytes given and what would fit.
     """
+    of_type("net", net, Net, 'preset("mlp16")', NetError)
+    if budget is not None and schedule is not None:
+        raise UsageError(
+            f"budget {budget} and schedule {schedule}: expected one of them, for a budget chooses the schedule; leave "
+            "one out"
+        )
+    schedule = "reversible" if schedule is None else schedule
+    of_type("schedule", schedule, (str, Schedule), '"reversible"', UsageError)
     if isinstance(schedule, str) and schedule not in ("reversible", "stored"):
         raise UsageError(f"schedule {schedule!r}: expected reversible or stored, or a budget")
+    if isinstance(schedule, Schedule) and schedule.micro_batch > recipe.batch:
+        raise UsageError(f"{schedule}: expected a micro_batch of at most the batch, {recipe.batch}; lower it")
+    whole("data_bytes", data_bytes, 0, MOST_TENSOR_BYTES)
     budget = parse_bytes(budget) if isinstance(budget, str) else budget
+    if budget is not None:
+        whole("budget", budget, 1, sys.maxsize)
     search = _Search(net, recipe, data_bytes, threads)
     batch, functions = recipe.batch, search.functions
     if budget is None:
         if isinstance(schedule, str):
             schedule = replace(search.usual(batch), stored=functions if schedule == "stored" else 0)
         return search.attempt(schedule)
+    # first, for storing all may take less than storing most: nothing is computed again, so the program is shorter
+    stored = search.attempt(replace(search.usual(batch), stored=functions))
+    if stored.plan.arena_bytes <= budget:
+        return stored
     reversible = search.attempt(search.usual(batch))
     if reversible.plan.arena_bytes <= budget:
         return search.most_stored(reversible, budget)
@@ -74,7 +95,7 @@ def choose(
 class _Search:
     def __init__(self, net: Net, recipe: Recipe, data_bytes: int, threads: int) -> None:
         self.net, self.recipe, self.data_bytes, self.threads = net, recipe, data_bytes, threads
-        self.functions = sum(not isinstance(part, Squeeze) for part in net.functions())
+        self.functions = net.depth
 
     def attempt(self, schedule: Schedule, net: Net | None = None) -> Choice:
         program = lower(net or self.net, self.recipe, schedule)
@@ -85,8 +106,8 @@ class _Search:
         return Schedule(micro_batch, usual_chunk(self.net, micro_batch, self.threads), threads=self.threads)
 
     def most_stored(self, reversible: Choice, budget: int) -> Choice:
-        """Return the choice with as many stored functions as fit; storing more never takes less."""
-        best, low, high = reversible, 0, self.functions
+        """Return the choice with as many stored functions as fit, if all of them do not."""
+        best, low, high = reversible, 0, max(self.functions - 1, 0)
         while low < high:
             middle = (low + high + 1) // 2
             choice = self.attempt(replace(reversible.schedule, stored=middle))

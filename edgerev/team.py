@@ -23,16 +23,23 @@ class Team:
     """
 
     def __init__(self, call: Call, threads: int) -> None:
-        self._jobs: list[SimpleQueue] = [SimpleQueue() for _ in range(threads)]
+        self._call, self._threads = call, threads
+        self._start()
+
+    def _start(self) -> None:
+        self._process = os.getpid()
+        self._jobs: list[SimpleQueue] = [SimpleQueue() for _ in range(self._threads)]
         self._done: SimpleQueue = SimpleQueue()
-        self._results = [(0, 0)] * threads
+        self._results = [(0, 0)] * self._threads
         self._number = 0
         for thread, jobs in enumerate(self._jobs):
-            arguments = (call, thread, jobs, self._done, self._results)
+            arguments = (self._call, thread, jobs, self._done, self._results)
             threading.Thread(target=_serve, args=arguments, daemon=True).start()
 
     def run(self, first: int, last: int, n: int) -> int:
         """Run rows with all threads; return the failing thread + 1, or 0."""
+        if os.getpid() != self._process:
+            self._start()  # a fork copies the memory, but no threads
         self._number += 1
         job = (self._number, first, last, n)
         interrupt: BaseException | None = None
@@ -59,7 +66,7 @@ class Team:
 
 
 def _serve(call: Call, thread: int, jobs: SimpleQueue, done: SimpleQueue, results: list[tuple[int, int]]) -> None:
-    _pin(thread)
+    _pin(thread, len(results))
     while (job := jobs.get()) is not None:
         number, first, last, n = job
         if number != results[thread][0]:
@@ -67,10 +74,14 @@ def _serve(call: Call, thread: int, jobs: SimpleQueue, done: SimpleQueue, result
         done.put(None)
 
 
-def _pin(thread: int) -> None:
-    """Keep this thread on a processor of its own, since unpinned ones often share one; where forbidden, let it be."""
+def _pin(thread: int, threads: int) -> None:
+    """Keep this thread on a processor of its own, since unpinned ones often share one; where forbidden, let it be.
+
+    Only where the team has all processors: else several teams would all take the first ones.
+    """
     try:
         processors = sorted(os.sched_getaffinity(0))
-        os.sched_setaffinity(0, {processors[thread % len(processors)]})
+        if len(processors) == threads:
+            os.sched_setaffinity(0, {processors[thread]})
     except OSError:
         pass

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol
 
+from edgerev.checkpoint import verify
 from edgerev.config import Config
+from edgerev.contents import kept_tensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
 from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, staging_bytes
 from edgerev.data.standardise import statistics
 from edgerev.errors import CheckpointError, ConfigError, UsageError
-from edgerev.evaluate import evaluate
+from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.kernels import library
-from edgerev.kernels.layout import R_CORRECT, R_LOSS
+from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
 from edgerev.learner import Learner
 from edgerev.program import Region
 from edgerev.tools.memory import peak_rss_bytes, rss_bytes
@@ -57,6 +58,8 @@ class TrainingReport:
     accuracy_after : accuracy on the classes seen so far, after each experience
     matrix : accuracy on each experience's test data (columns) after each experience (rows)
     step_ms : mean time of a training step in milliseconds
+    reconstruction_error : largest absolute error of the rebuilt state, for a float32 state; None where it is exact
+    stored_sample_bytes : bytes in the checkpoint, by its own table, of tensors that could hold samples
     ready_rss_bytes : resident set after imports and compilation, before the arena was there
     """
 
@@ -69,8 +72,8 @@ class TrainingReport:
     ready_rss_bytes: int
     measured_on: str
     loss: float = 0.0
-    accuracy: float = 0.0
-    squared_error: float = 0.0
+    accuracy: float | None = None
+    squared_error: float | None = None
     accuracy_after: list[float] = field(default_factory=list)
     matrix: list[list[float]] = field(default_factory=list)
     forgetting: float = 0.0
@@ -79,6 +82,7 @@ class TrainingReport:
     step_ms: float = 0.0
     seconds: float = 0.0
     peak_rss_bytes: int = 0
+    reconstruction_error: float | None = None
     stored_sample_bytes: int = 0
     state_bytes: int = 0
 
@@ -98,7 +102,7 @@ class Trainer:
         self.config, self.output, self.progress = config, output, progress
         self.split = _split(dataset, config)
         train = self.split.train
-        outputs = len(train.classes) if train.classes is not None else math.prod(train.target_shape)
+        outputs = train.outputs
         if config.net.outputs is not None and config.net.outputs < outputs:
             raise ConfigError(
                 f"net.outputs is {config.net.outputs}, but the data has {outputs} classes or values; expected at least "
@@ -116,11 +120,12 @@ class Trainer:
         self.learner = Learner(
             config.make_net(train.shape, outputs), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,
             rate_schedule=recipe.rate_schedule, clip=recipe.clip, augment=recipe.augment, atomic=recipe.atomic,
-            budget=config.train.budget, schedule=config.train.schedule, threads=config.train.threads,
-            seed=config.train.seed, data_bytes=staging_bytes(train, batch),
+            budget=config.train.budget, schedule=config.train.schedule,
+            threads=config.train.threads, seed=config.train.seed, data_bytes=staging_bytes(train, batch),
         )
         if train.classes is not None:
             self.learner.classes = list(train.classes)
+        self.learner.columns = list(train.columns)
         if config.data.standardise != "none":
             # of the first experience: those to come are not known yet
             self.learner.set_standardisation(*statistics(self.stream[0].train, per=config.data.standardise))
@@ -142,10 +147,11 @@ class Trainer:
     def _new_report(self) -> TrainingReport:
         learner = self.learner
         return TrainingReport(
-            samples=len(self.split.train), parameters=learner.parameters, schedule=learner.schedule.name,
+            samples=len(self.split.train), parameters=learner.parameters,
+            schedule=learner.schedule.name(learner.net.depth),
             arena_bytes=learner.plan.arena_bytes, activation_bytes=learner.plan.activation_bytes,
             regions={region.value: size for region, (_, size) in learner.plan.regions.items()},
-            ready_rss_bytes=self._ready_rss_bytes, stored_sample_bytes=learner.stored_sample_bytes,
+            ready_rss_bytes=self._ready_rss_bytes,
             state_bytes=learner.plan.regions[Region.CONSOLIDATION][1], measured_on=self.split.measured_on,
         )
 
@@ -161,8 +167,11 @@ class Trainer:
         if path is None:
             raise UsageError("nothing to resume from: no output path was given")
         classes, seed, stream = self.learner.classes, self.learner.seed, self.learner.position.stream
+        columns = self.learner.columns
         self.learner.restore(path)
         self.report.loss = self.learner.position.loss
+        if columns:
+            self.learner.check_columns(columns)
         for what, there, here in (
             ("seed", self.learner.seed, seed), ("classes", self.learner.classes, classes),
             ("training and test samples", self.learner.position.stream, stream),
@@ -185,12 +194,21 @@ class Trainer:
         if done >= len(self.stream):
             self._measure(len(self.stream) - 1)
         report = self.report
+        if self.learner.net.state == "float32":
+            report.reconstruction_error = reconstruction_error(self.learner, self.split.test)
+        report.stored_sample_bytes = stored_sample_bytes(self.learner.runtime.program, self._kept_sizes())
         report.seconds = time.perf_counter() - start
         report.steps = self.learner.steps
         steps = self.learner.steps - first_step
         report.step_ms = 1e3 * self._seconds_in_steps / steps if steps else 0.0
         report.peak_rss_bytes = peak_rss_bytes()
         return report
+
+    def _kept_sizes(self) -> dict[str, int]:
+        """Return the bytes of each tensor in the checkpoint, or of those that would be in it."""
+        if self.output is None:
+            return {name: view.nbytes for name, _, _, view in kept_tensors(self.learner.runtime)}
+        return {name: entry.nbytes for name, entry in verify(self.output).tensors.items()}
 
     # -- one experience ---------------------------------------------------------------------------------------
 
@@ -213,7 +231,7 @@ class Trainer:
 
     def _epoch(self, index: int, epoch: int, feed: Feed, shown: Progress) -> None:
         count, batch = len(feed.records), self.config.train.batch
-        order = Permutation(count, self.config.train.seed, index * self.config.train.epochs + epoch)
+        order = Permutation(count, self.config.train.seed, index << 32 | epoch)  # whatever `epochs` is
         report = self.learner.runtime.view("report")
         start = self.learner.position.sample
         loss, correct = self.learner.position.loss if start else 0.0, 0.0
@@ -230,7 +248,9 @@ class Trainer:
             if every and self.learner.steps % every == 0:
                 self._save()
             if self.learner.steps % 10 == 0:
-                figures = f"loss {loss:.4f}, accuracy {100 * correct / (seen - start):.2f} %"
+                figures = f"loss {loss:.4f}"
+                if self.learner.recipe.loss.number != LossKind.MEAN_SQUARED_ERROR:
+                    figures += f", accuracy {100 * correct / (seen - start):.2f} %"
                 shown.set_postfix_str(figures, refresh=False)
         self.report.loss = loss
 
@@ -245,13 +265,16 @@ class Trainer:
         """Measure accuracy on every experience seen so far, and on all of them together."""
         results = [evaluate(self.learner, experience.test) for experience in self.stream[: index + 1]]
         sizes = [result.samples for result in results]
-        matrix = [*self.learner.position.matrix[:index], [result.accuracy for result in results]]
-        self.learner.move_to(matrix=matrix)
         report = self.report
+        if results[0].squared_error is not None:
+            report.squared_error = results[0].squared_error  # values come in one experience
+            return
+        row = [result.accuracy for result in results if result.accuracy is not None]
+        matrix = [*self.learner.position.matrix[:index], row]
+        self.learner.move_to(matrix=matrix)
         report.matrix = [list(row) for row in matrix]
         report.accuracy_after = [_mean(row, sizes) for row in matrix]
         report.accuracy = report.accuracy_after[-1]
-        report.squared_error = _mean([result.squared_error for result in results], sizes)
         if len(report.matrix) == len(self.stream):
             report.forgetting = forgetting(report.matrix)
             report.backward_transfer = backward_transfer(report.matrix)

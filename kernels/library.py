@@ -19,17 +19,13 @@ from functools import cache
 from importlib import metadata
 from pathlib import Path
 
-from edgerev.errors import KernelError
+from edgerev.errors import KernelError, UsageError
 from edgerev.kernels.targets import Target, host_target
+from edgerev.machine import cache_folder
 
 SYMBOL = "edgerev_run"
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
 ARGUMENTS = (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER)
-
-
-def cache_folder() -> Path:
-    """Return the folder for things that can be made again (``$XDG_CACHE_HOME/edgerev``)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgerev"
 
 
 def object_path(target: Target) -> Path:
@@ -53,8 +49,8 @@ def object_path(target: Target) -> Path:
         digest.update(source.read_bytes())
     try:
         folder = cache_folder()
-    except RuntimeError as error:
-        raise KernelError("no home folder to keep compiled kernels in; set XDG_CACHE_HOME to a folder") from error
+    except UsageError as error:
+        raise KernelError(str(error)) from error
     return folder / "kernels" / f"{target.name}-{digest.hexdigest()[:24]}.o"
 
 
@@ -73,19 +69,32 @@ def build(target: Target) -> Path:
         The compiler is missing or failed (the message ends with what it said), or no folder can be written.
     """
     path = object_path(target)
-    if path.exists():
+    if _is_whole(path):
         return path
     if path in _unkept:
         return Path(_unkept[path].name) / path.name
     with _lock(path.parent / f"{target.name}.lock"):
-        if path.exists():  # compiled while this process waited
+        if _is_whole(path):  # compiled while this process waited
             return path
         data = _compile(target)
         try:
+            _write(_digest_path(path), hashlib.sha256(data).hexdigest().encode())
             _write(path, data)
             return path
         except OSError as reason:
             return _write_unkept(path, data, reason)
+
+
+def _digest_path(path: Path) -> Path:
+    return path.with_suffix(".sha256")
+
+
+def _is_whole(path: Path) -> bool:
+    """Return whether the object is there, with the bytes that were compiled: linking others would crash the process."""
+    try:
+        return _digest_path(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
+    except OSError:
+        return False
 
 
 @contextmanager

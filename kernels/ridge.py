@@ -1,12 +1,14 @@
 """The closed-form head: running sums of features, and ridge regression solved from them (Hoerl and Kennard 1970).
 
 With ``f = (features, 1)``: ``gram = sum f f^T``, ``moments = sum f onehot(y)^T`` and
-``W = (gram + s N I')^-1 moments`` where I' leaves the constant out. The sums are all that is kept of the samples.
+``W = (gram + s N I')^-1 moments`` where I' leaves the constant out. The sums are all that is kept of the samples, and
+go on for as long as the device does: in float32 a sum of ones would stop at 2^24, so they are float64 (the last
+element of gram is N), and the counts int64.
 """
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, f64_at, fma, fma64, i32_at, sqrt64
+from edgerev.kernels.intrinsics import advance, f64_at, fma64, i32_at, i64_at, sqrt64
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import Status
 from edgerev.kernels.operands import (
@@ -33,8 +35,8 @@ def ridge_sums(row, tensors, arena, n, thread, threads, status):
     count = samples(row, n)
     tf, tl, tm = tensor(row, tensors, 3), tensor(row, tensors, 4), tensor(row, tensors, 1)
     gram, moments, seen = (
-        f32_at(arena, tensor(row, tensors, 0)[T_OFFSET]), f32_at(arena, tm[T_OFFSET]),
-        f32_at(arena, tensor(row, tensors, 2)[T_OFFSET]),
+        f64_at(arena, tensor(row, tensors, 0)[T_OFFSET]), f64_at(arena, tm[T_OFFSET]),
+        i64_at(arena, tensor(row, tensors, 2)[T_OFFSET]),
     )
     features, labels = floats(row, tensors, arena, 3), i32_at(arena, tl[T_OFFSET])
     size, classes = tf[T_CHANNELS], tm[T_CHANNELS]
@@ -48,15 +50,14 @@ def ridge_sums(row, tensors, arena, n, thread, threads, status):
         line = advance(gram, i * (size + 1))
         for s in range(count):
             f = advance(features, s * tf[T_STRIDE])
-            value = f[i] if i < size else np.float32(1)
+            value = np.float64(f[i]) if i < size else 1.0
             for j in range(min(i + 1, size)):
-                line[j] = fma(value, f[j], line[j])
-            if i == size:
-                line[size] += np.float32(1)
+                line[j] = fma64(value, np.float64(f[j]), line[j])
             label = np.intp(labels[origin(row, tl) + s * tl[T_STRIDE]])
             moments[i * classes + label] += value
             if i == size:
-                seen[label] += np.float32(1)
+                line[size] += 1.0
+                seen[label] += 1
 
 
 @jit
@@ -67,7 +68,7 @@ def _factor(work, gram, size, penalty):
         a = advance(work, i * total)
         for j in range(i + 1):
             b = advance(work, j * total)
-            value = np.float64(gram[i * total + j])
+            value = gram[i * total + j]
             if i == j and i < size:
                 value += penalty
             for k in range(j):
@@ -105,22 +106,20 @@ def ridge_solve(row, tensors, arena, n, thread, threads, status):
     tm = tensor(row, tensors, 4)
     w, b = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1)
     work = f64_at(arena, tensor(row, tensors, 2)[T_OFFSET])
-    gram, moments = f32_at(arena, tensor(row, tensors, 3)[T_OFFSET]), f32_at(arena, tm[T_OFFSET])
-    seen = f32_at(arena, tensor(row, tensors, 5)[T_OFFSET])
+    gram, moments = f64_at(arena, tensor(row, tensors, 3)[T_OFFSET]), f64_at(arena, tm[T_OFFSET])
+    seen = i64_at(arena, tensor(row, tensors, 5)[T_OFFSET])
     classes = tm[T_CHANNELS]
     size = tensor(row, tensors, 3)[T_CHANNELS] - 1
     total = size + 1
-    samples_seen = 0.0
-    for k in range(classes):
-        samples_seen += np.float64(seen[k])
+    samples_seen = gram[total * total - 1]  # converting an int64 would be a library call on ARMv7
     if not _factor(work, gram, size, np.float64(real_parameter(row, 0)) * samples_seen):
         record(status, SINGULAR, -1)
         return
     column = advance(work, total * total)
     for k in range(classes):
         for i in range(total):
-            column[i] = np.float64(moments[i * classes + k])
+            column[i] = moments[i * classes + k]
         _solve(work, column, total)
         for i in range(size):
             w[i * classes + k] = np.float32(column[i])
-        b[k] = np.float32(column[size]) if seen[k] > np.float32(0) else NEVER_SEEN
+        b[k] = np.float32(column[size]) if seen[k] > 0 else NEVER_SEEN

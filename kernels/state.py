@@ -36,7 +36,7 @@ from edgerev.kernels.operands import (
     whole,
 )
 
-I32, I16 = int(DType.I32), int(DType.I16)
+I32, I16, I64 = int(DType.I32), int(DType.I16), int(DType.I64)
 STEP32, STEP16 = np.float32(2.0**-20), np.float32(2.0**-10)
 SCALE32, SCALE16 = np.float32(2.0**20), np.float32(2.0**10)
 LIMIT32, LIMIT16 = np.float32(2.0**31), np.float32(2.0**30)
@@ -285,9 +285,9 @@ def copy(row, tensors, arena, n, thread, threads, status):
 
 @kernel
 def zero(row, tensors, arena, n, thread, threads, status):
-    """ZERO y: a whole float32 tensor that does not depend on the batch."""
+    """ZERO y: a whole tensor of 4 or 8 bytes an element that does not depend on the batch."""
     ty = tensor(row, tensors, 0)
-    first, last = share(ty[T_SIZE], thread, threads)
+    first, last = share(ty[T_SIZE] * (2 if ty[T_DTYPE] >= I64 else 1), thread, threads)
     y = f32_at(arena, ty[T_OFFSET])
     for i in range(first, last):
         y[i] = np.float32(0)

@@ -27,7 +27,6 @@ TOLERANCES = {
     Op.NORM: 3e-6, Op.NORM_GRAD: 3e-6,  # two chains of additions over all positions, one inside the other
     Op.ACTIVATION_GRAD: 4e-6,  # the GELU's slope multiplies the 1e-7 of tanh by a cubic in x before it vanishes
     Op.WINOGRAD_WEIGHTS: 2e-6, Op.WINOGRAD: 2e-5, Op.WINOGRAD_WGRAD: 2e-5,  # sums of large terms that cancel
-    Op.RIDGE_SOLVE: 2e-6,  # solved in float64, from sums that float32 has rounded
 }  # fmt: skip
 # 1 - power loses digits that nothing can bring back: 6e-8 / (1 - beta) for the betas up to 0.999
 CORRECTIONS = 6e-5

@@ -435,16 +435,16 @@ class Call:
         for s in np.flatnonzero((labels < 0) | (labels >= counts.size)):
             return self.record(Status.LABEL_OUT_OF_RANGE, int(s))  # before any sum is touched
         for s, label in enumerate(labels):
-            f = np.append(features[s], 1)
+            f = np.append(features[s], 1).astype(np.float64)
             gram += np.tril(np.outer(f, f))
             moments[:, label] += f
             counts[label] += 1
 
     def ridge_solve(self):
         counts = self.flat("counts")
-        moments = self.flat("moments").reshape(-1, counts.size).astype(np.float64)
-        lower = np.tril(self.flat("gram").reshape(len(moments), -1).astype(np.float64))
-        penalty = np.append(np.full(len(moments) - 1, self["strength"] * counts.sum()), 0)
+        moments = self.flat("moments").reshape(-1, counts.size)
+        lower = np.tril(self.flat("gram").reshape(len(moments), -1))
+        penalty = np.append(np.full(len(moments) - 1, self["strength"] * lower[-1, -1]), 0)
         matrix = lower + np.tril(lower, -1).T + np.diag(penalty)
         if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix)[0] <= 0:
             return self.record(Status.NOT_POSITIVE_DEFINITE)

@@ -361,7 +361,7 @@ def test_eval_of_data_that_does_not_fit(refused, work):
     refused(1, "does not know: 0.5, 1.5, 2.5", *evaluate("--label", "tree"))
     np.savez(work / "x.npz", x=x)
     refused(1, "has no array y", "eval", work / "model.edgerev", "--data", work / "x.npz")
-    refused(2, r"threads 0: expected 1 \.\. 16", *readers(work)[0], "--threads", 0)
+    refused(2, r"threads 0: expected a whole number, 1 \.\. 16", *readers(work)[0], "--threads", 0)
 
 
 def test_predicting_what_does_not_fit(refused, work):

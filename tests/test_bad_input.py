@@ -7,13 +7,13 @@ import pytest
 import toys
 
 import harness
-from edgerev.errors import BudgetError, DataError, NetError, NumericError, UsageError
-from edgerev.layers import Dense, ReLU
+from edgerev.errors import BudgetError, CheckpointError, DataError, NetError, NumericError, UsageError
+from edgerev.layers import Conv2d, Dense, GroupNorm, ReLU
 from edgerev.learner import Learner
 from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
-from edgerev.net import Block, Head, Net
-from edgerev.optimizers import SGD, AdamW, Clip, RateSchedule
-from edgerev.recipe import Augment
+from edgerev.net import Block, Head, Net, Squeeze
+from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
+from edgerev.recipe import Augment, Schedule
 
 X, Y = toys.rows(10)
 
@@ -30,10 +30,10 @@ def with_value(value, dtype="f4"):
 
 
 SAMPLES = {
-    "NaN": (with_value(np.nan), "sample 5 of the batch holds NaN or infinity; expected finite numbers. Remove or rep"),
-    "infinity": (with_value(-np.inf), "sample 5 of the batch holds NaN or infinity"),
-    "beyond float32": (with_value(1e300, "f8"), "sample 5 of the batch holds NaN or infinity"),
-    "NaN in a buffer": (array("f", with_value(np.nan).ravel().tolist()), "sample 5 of the batch holds NaN"),
+    "NaN": (with_value(np.nan), "sample 5 holds NaN or infinity; expected finite numbers. Remove or rep"),
+    "infinity": (with_value(-np.inf), "sample 5 holds NaN or infinity"),
+    "beyond float32": (with_value(1e300, "f8"), "sample 5 holds NaN or infinity"),
+    "NaN in a buffer": (array("f", with_value(np.nan).ravel().tolist()), "sample 5 holds NaN"),
     "too few features": (X[:, :3], r"shape \(10, 3\); expected \(samples, 4\); reshape"),
     "too many features": (np.zeros((10, 5)), r"shape \(10, 5\); expected \(samples, 4\); reshape"),
     "one sample alone": (X[0], r"shape \(4,\); expected \(samples, 4\); reshape"),
@@ -131,7 +131,7 @@ def test_a_bad_label_in_a_later_batch_is_found_before_the_first():
 
 
 ONE = {
-    "NaN": ([0, 0, np.nan, 0], "sample 0 of the batch holds NaN"),
+    "NaN": ([0, 0, np.nan, 0], "sample 0 holds NaN"),
     "too few": ([0, 0, 0], r"the sample has shape \(3,\); expected \(4,\), .* reshape it"),
     "many": (X, r"the sample has shape \(10, 4\); expected \(4,\)"),
     "row": (X[:1], r"the sample has shape \(1, 4\); expected \(4,\)"),
@@ -180,8 +180,8 @@ def test_bad_targets(loss):
         (good.astype(str), "targets have type <U.*; expected real numbers"),
         (array("f", [0] * 29), r"a buffer of shape \(29,\); expected \(samples, 3\)"),
         (None, "targets: .*'NoneType'; expected a NumPy array"),
-        (good + np.nan, "the target of sample 0 of the batch is not finite"),
-        (good + np.inf, "the target of sample 0 of the batch is not finite"),
+        (good + np.nan, "the target of sample 0 is not finite"),
+        (good + np.inf, "the target of sample 0 is not finite"),
     ):
         refuses(learner, lambda: learner.learn_many(X, bad), match)  # noqa: B023
     for bad, match in (
@@ -229,14 +229,84 @@ def test_bad_outputs_to_invert():
         refuses(learner, lambda: learner.invert(bad), match)  # noqa: B023
 
 
+# -- numbers that a program cannot hold ----------------------------------------------------------------------------
+
+NUMBERS = {
+    "rate": (SGD, (-1, -1e-9, 1e39, np.inf, np.nan, "0.1", None, True)),
+    "momentum": (SGD, (-0.1, 1, 1 - 1e-9, np.nan)), "weight_decay": (AdamW, (-1, 1e39, np.nan)),
+    "beta1": (AdamW, (1, np.nan)), "beta2": (Lion, (1, -1)),
+    "epsilon": (AdamW, (0, 1e-50, -1, 1e39, np.nan)), "limit": (Clip, (0, 1e-60, 1e40, np.nan)),
+    "warmup": (RateSchedule, (-1, 3 * 10**9, 1.5)), "steps": (RateSchedule, (3 * 10**9, 1.0)),
+    "floor": (RateSchedule, (-0.1, 1.1, np.nan)),
+    "shift": (Augment, (-1, 1.5, 3 * 10**9)), "crop": (Augment, (-1, 1.0)), "noise": (Augment, (-1, np.nan, 1e39)),
+    "smoothing": (CrossEntropy, (1, -1, 1 - 1e-9, np.nan)), "channels": (Dense, (0, 16.0, 10**19, "16")),
+    "kernel": (Conv2d, (0, 4, 3.0)), "groups": (GroupNorm, (0, 1.0)), "outputs": (Head, (0, 10**19, 3.0)),
+    "ridge": (Head, (0, 1e-60, np.nan, 1e39)),
+}  # fmt: skip
+NEEDED = {Clip: {"limit": 1}, Conv2d: {"channels": 4}, Head: {"outputs": 3}}
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_numbers_that_a_program_cannot_hold(name):
+    cls, values = NUMBERS[name]
+    for value in values:
+        with pytest.raises(UsageError, match=f"{name} .*: expected a (finite|whole) number, .*; change it|kernel must"):
+            cls(**{**NEEDED.get(cls, {}), name: value})
+
+
+def test_settings_become_plain_numbers():
+    """So that they can be written as JSON."""
+    layer, optimizer = Dense(np.int64(8)), SGD(np.float32(0.5), 0)
+    assert (type(layer.channels), type(optimizer.rate), type(optimizer.momentum)) == (int, float, float)
+
+
+def test_numbers_of_a_learner():
+    learner = make()
+    for value in (np.nan, np.inf, -1, 1e39, None):
+        with pytest.raises(UsageError, match=r"rate_factor .*: expected a finite number, 0"):
+            learner.rate_factor = value
+    for values in ([0, 0, np.nan, 0], [0, 1e39, 0, 0], [0, "1", 0, 0]):
+        with pytest.raises(UsageError, match=r"input\.scale .*: expected a finite number, -3\.4"):
+            learner.set_standardisation([1] * 4, values)
+    assert list(learner.runtime.view("input.mean")) == [0] * 4
+    for weights in ((1, 2, np.nan), (1, -1, 1), (1, 1e39, 1)):
+        with pytest.raises(UsageError, match=r"loss: weight .*: expected a finite number, 0"):
+            CrossEntropy(weights)
+
+
+def test_a_model_that_is_not_finite_is_not_saved(tmp_path):
+    path, learner = tmp_path / "m.edgerev", make()
+    learner.save(str(path))
+    whole = path.read_bytes()
+    for value in (np.nan, np.inf, -np.inf):
+        learner.runtime.view("block1.F.0.weight")[3] = value
+        with pytest.raises(CheckpointError, match=r"was not written: block1\.F\.0\.weight holds NaN or infinity; expe"):
+            learner.save(str(path))
+        assert path.read_bytes() == whole
+
+
 # -- what cannot be made -------------------------------------------------------------------------------------------
 
 ARGUMENTS = {
-    "batch": ({"batch": 0}, UsageError, "batch 0: expected at least 1"),
-    "threads": ({"threads": 0}, UsageError, r"threads 0: expected 1 \.\. 16"),
-    "many threads": ({"threads": 17}, UsageError, r"threads 17: expected 1 \.\. 16"),
-    "negative seed": ({"seed": -1}, UsageError, r"seed -1: expected 0 \.\. 2\*\*63 - 1"),
-    "large seed": ({"seed": 2**63}, UsageError, r"seed 9223372036854775808: expected 0"),
+    "batch": ({"batch": 0}, UsageError, r"Recipe: batch 0: expected a whole number, 1 \.\. 2147483647; change it"),
+    "huge batch": ({"batch": 3 * 10**9}, UsageError, r"batch 3000000000: expected a whole number, 1 \.\. 2147483647"),
+    "more than there is": ({"batch": 2**31 - 1}, BudgetError, "the arena needs|would have"),
+    "batch of another type": ({"batch": 16.0}, UsageError, r"batch 16\.0: expected a whole number"),
+    "threads": ({"threads": 0}, UsageError, r"threads 0: expected a whole number, 1 \.\. 16"),
+    "many threads": ({"threads": 17}, UsageError, r"threads 17: expected a whole number, 1 \.\. 16"),
+    "half a thread": ({"threads": 1.5}, UsageError, r"threads 1\.5: expected a whole number, 1 \.\. 16"),
+    "negative seed": ({"seed": -1}, UsageError, r"seed -1: expected a whole number, 0 \.\. 9223372036854775807"),
+    "large seed": ({"seed": 2**63}, UsageError, r"seed 9223372036854775808: expected a whole number, 0"),
+    "half a seed": ({"seed": 1.5}, UsageError, r"seed 1\.5: expected a whole number, 0"),
+    "data": ({"data_bytes": -1}, UsageError, r"data_bytes -1: expected a whole number, 0"),
+    "half a byte": ({"budget": 0.5}, UsageError, r"budget 0\.5: expected a whole number, 1"),
+    "optimizer": ({"optimizer": "adamw"}, UsageError, r"optimizer 'adamw': expected such as AdamW\(1e-3\), not str; p"),
+    "loss": ({"loss": CrossEntropy}, UsageError, r"loss .*: expected such as CrossEntropy\(\), not type; pass one"),
+    "rates": ({"rate_schedule": "cosine"}, UsageError, r"rate_schedule 'cosine': expected such as RateSchedule\("),
+    "clip": ({"clip": 1.0}, UsageError, r"clip 1\.0: expected such as Clip\(1\.0\) or None, not float"),
+    "augment": ({"augment": True}, UsageError, r"augment True: expected such as Augment\(shift=1\), not bool"),
+    "schedule of another type": ({"schedule": 5}, UsageError, 'schedule 5: expected such as "reversible", not int'),
+    "micro-batch": ({"schedule": Schedule(32, 32)}, UsageError, "expected a micro_batch of at most the batch, 16; low"),
     "schedule": ({"schedule": "fast"}, UsageError, "schedule 'fast': expected reversible or stored, or a budget"),
     "budget": ({"budget": 1000}, BudgetError, r"needs \d+ bytes .*; the budget is 1000\. Not even one block fits"),
     "weights": ({"loss": CrossEntropy((1, 2))}, UsageError, "loss has 2 weights, the head 3 outputs; give one for"),
@@ -255,21 +325,32 @@ def test_bad_arguments(name):
 
 def test_bad_descriptions():
     for make_it, match in (
-        (lambda: SGD(-1), "the learning rate must not be negative"), (lambda: SGD(0.1, 1.0), "must be in 0"),
-        (lambda: SGD(nesterov=True), "nesterov needs a momentum"), (lambda: AdamW(beta1=1), "must be in 0"),
-        (lambda: Clip(0), "limit must be positive"), (lambda: Clip(1, "local"), "expected function, global or"),
-        (lambda: RateSchedule("linear"), "expected constant or cosine"), (lambda: Augment(shift=-1), "not negative"),
+        (lambda: SGD(nesterov=True), "nesterov needs a momentum"),
+        (lambda: Clip(1, "local"), "expected function, global or"),
+        (lambda: RateSchedule("linear"), "expected constant or cosine"),
         (lambda: RateSchedule("cosine", 5, 5), "steps must be more than warmup"),
-        (lambda: CrossEntropy(()), "expected finite weights, one or more"), (lambda: CrossEntropy((-1,)), "none of"),
-        (lambda: CrossEntropy((np.nan,)), "expected finite weights"), (lambda: CrossEntropy(smoothing=1), "must be"),
+        (lambda: CrossEntropy(()), "expected a weight for each class or output"),
     ):
         with pytest.raises(UsageError, match=match):
             make_it()
+    for sizes in ((0, 1), (-4, 1), (4, 0), (4, 1.0), (4, 1, -1)):
+        with pytest.raises(UsageError, match=r"Schedule: .*: expected a whole number, [01] \.\."):
+            Schedule(*sizes)
     for make_it, match in (
-        (lambda: Net((0,), Dense(8), (), Head(3)), r"input_shape \(0,\): expected"),
+        (lambda: Net((0,), Dense(8), (), Head(3)), "input_shape: size 0: expected a whole number, 1"),
+        (lambda: Net((), Dense(8), (), Head(3)), r"input_shape \(\): expected one to three sizes"),
+        (lambda: Net((4.0,), Dense(8), (), Head(3)), r"input_shape: size 4\.0: expected a whole number"),
+        (lambda: Net(4, Dense(8), (), Head(3)), r"input_shape 4: expected such as \(28, 28, 1\), not int; pass one"),
+        (lambda: Net((4,), Dense(8), [Dense(4)], Head(3)), r"a part of the backbone Dense.*: expected such as Block"),
+        (lambda: Net((4,), Dense(8), Block((Dense(4),)), Head(3)), r"backbone Block.*: expected such as \(Block"),
+        (lambda: Net((4,), Dense(8), (), 5), r"head 5: expected such as Head\(10\), not int; pass one"),
+        (lambda: Block(F=Dense(8)), r"Block: F Dense\(channels=8\): expected such as \(Dense\(8\), ReLU"),
+        (lambda: Block([Squeeze()]), r"Block: a layer of F Squeeze\(\): expected such as Dense\(8\), not Squeeze"),
+        (lambda: Block((Dense(4),), repeat=0), "Block: repeat 0: expected a whole number, 1"),
+        (lambda: Learner("mlp4"), r'net \'mlp4\': expected such as preset\("mlp16"\), not str; pass one'),
         (lambda: Net((4,), Dense(7), (), Head(3)), "odd number of channels .* use an even one"),
         (lambda: Net((4,), Dense(8), (Block((Dense(5),)),), Head(3)), r"block0\.F: .* must keep the shape \(4,\)"),
-        (lambda: Net((4,), Dense(8), (), Head(0)), "at least 1 output"),
+        (lambda: Head(0), r"Head: outputs 0: expected a whole number, 1 \.\."),
         (lambda: Net((4,), Dense(8), (), Head(3), "int8"), "state 'int8': expected int32, int16 or float32"),
     ):
         with pytest.raises(NetError, match=match):

@@ -40,7 +40,6 @@ batch = 5
 seed = 9223372036854775807
 threads = 2
 budget = "1.5MiB"
-schedule = "stored"
 atomic = true
 checkpoint_steps = 10
 
@@ -169,7 +168,14 @@ MISTAKES = {
         {**NET, "optimizer": {"kind": "sgd", "nesterov": True}}, "optimizer: SGD(rate=0.01, momentum=0.0, nesterov=Tru",
     ),
     "negative weights": (
-        {**NET, "loss": {"kind": "cross_entropy", "weights": [1, -1]}}, "loss: CrossEntropy(weights=(1.0, -1.0)",
+        {**NET, "loss": {"kind": "cross_entropy", "weights": [1, -1]}}, "loss: loss: weight -1.0: expected a finite",
+    ),
+    "beyond float32": ({**NET, "optimizer": {"kind": "sgd", "rate": 1e39}}, "optimizer: SGD: rate 1e+39: expected a "),
+    "beyond int32": ({**NET, "train": {"batch": 3 * 10**9}}, "train.batch: expected less than or equal to 2147483647"),
+    "too many outputs": ({"net": {"preset": "mlp4", "outputs": 10**19}}, "net.outputs: expected less than or equal to"),
+    "epsilon": ({**NET, "optimizer": {"kind": "adamw", "epsilon": 0}}, "optimizer: AdamW: epsilon 0.0: expected"),
+    "channels": (
+        {"net": {"stem": {"layer": "dense", "channels": 0}, "backbone": []}}, "net.stem: Dense: channels 0: expected a",
     ),
     "no weights": ({**NET, "loss": {"kind": "cross_entropy", "weights": []}}, "loss: CrossEntropy(weights=()"),
     "steps before warmup": (
@@ -203,6 +209,9 @@ MISTAKES = {
     "another squeeze": (
         {"net": {"stem": {"layer": "dense", "channels": 8}, "backbone": [{"squeeze": 3}]}},
         "net.backbone.0.squeeze: expected 2, not 3",
+    ),
+    "budget and schedule": (
+        {**NET, "train": {"budget": "1MiB", "schedule": "stored"}}, "train.schedule: a budget chooses the schedule; le",
     ),
     "continual without ridge": ({**NET, "continual": {}}, 'continual: needs a head that does not forget; set net.head'),
     "ridge without classes": (

@@ -10,6 +10,7 @@ from edgerev import doctor, machine
 from edgerev.cli import main
 from edgerev.cli.doctor import to_json, to_text
 from edgerev.doctor import Check, Level
+from edgerev.kernels import targets
 
 CPU = "sys/devices/system/cpu"
 FILES = {
@@ -77,6 +78,10 @@ def test_healthy_board(board):
         ({f"{GROUP}/cpu.max": "50000 100000\n"}, "cores", "warning", "time for 0.5", "threads=1"),
         ({"proc/meminfo": "MemTotal: 100000 kB\nMemAvailable: 9000 kB\n"}, "memory", "warning", "8.8 MiB", "budget"),
         ({f"{GROUP}/memory.max": "33554432\n"}, "memory", "warning", "limited to 32.0 MiB", "raise the limit"),
+        (
+            {f"{GROUP}/memory.max": "134217728\n", f"{GROUP}/memory.current": "134217728\n"},
+            "memory", "warning", "0 B available", "raise the limit",
+        ),
         ({"proc/meminfo": None}, "memory", "warning", "unknown", "/proc"),
         (
             {"proc/swaps": "Filename Type Size Used Priority\n/var/swap file 102396 51200 -2\n"},
@@ -218,11 +223,11 @@ def test_disk_space_of_a_folder_to_be(tmp_path, monkeypatch):
     [
         ({"XDG_CACHE_HOME": "/x", "HOME": "/home/u"}, "/x/edgerev"),
         ({"HOME": "/home/u"}, "/home/u/.cache/edgerev"),
-        ({}, "/.cache/edgerev"),
+        ({}, f"{Path.home()}/.cache/edgerev"),
     ],
 )
 def test_cache_folder(environ, folder):
-    assert machine.default_cache(environ) == Path(folder)
+    assert machine.cache_folder(environ) == Path(folder)
 
 
 def test_missing_packages_are_errors(monkeypatch):
@@ -231,6 +236,14 @@ def test_missing_packages_are_errors(monkeypatch):
     assert doctor.packages_check().hint == "python -m pip install tqdm"
     assert doctor.kernels_check().status is Level.ERROR
     assert machine.installed("no-such-package-anywhere") is None
+
+
+def test_a_processor_without_kernels(monkeypatch):
+    for machine_name, match in (("armv7l", "no kernels for processor 'armv7l'"), ("riscv64", "no kernels for")):
+        monkeypatch.setattr(targets.platform, "machine", lambda: machine_name)  # noqa: B023
+        check = doctor.kernels_check()
+        assert (check.status, check.hint) == (Level.ERROR, "use x86-64 with AVX2 and FMA, or aarch64")
+        assert match in check.message
 
 
 @pytest.mark.parametrize(("text", "cores"), [("0", 1), ("0-3", 4), ("0-1,4,6-7", 5), ("", 0)])
@@ -270,3 +283,13 @@ def test_this_machine(capsys):
         "python", "cpu", "cores", "memory", "swap", "frequency", "temperature", "throttling", "disk", "packages",
         "kernels",
     ]  # fmt: skip
+
+
+def test_files_in_memory_are_given_up(board):
+    """Else a data set that was just read would leave nothing for the arena."""
+    stat = "anon 1000\nfile 9000\ninactive_file 4096\nactive_file 2048\n"
+    root = board({
+        f"{GROUP}/memory.max": "134217728\n", f"{GROUP}/memory.current": "10000\n", f"{GROUP}/memory.stat": stat,
+    })  # fmt: skip
+    assert machine.read_memory(root) == (3884360 << 10, 134217728 - (10000 - 6144), 134217728)
+    assert machine.read_memory(root / "nothing") is None

@@ -217,6 +217,18 @@ def test_ridge_head(outputs, half, seen):
     assert (by_name(runtime, "probability")[..., seen:] < 1e-37).all()
 
 
+def test_ridge_sums_go_on_beyond_what_float32_can_count():
+    runtime = build(dense(3, (Dense(3),), 2, kind="ridge"), Recipe(batch=6))
+    many = 2**24
+    gram, counts = by_name(runtime, "ridge.gram"), by_name(runtime, "ridge.counts")
+    gram[0, -1, -1], counts[..., 1] = many, many
+    harness.set_batch(runtime, np.random.default_rng(1))
+    by_name(runtime, "target")[...] = 1
+    runtime.run("encode", 6, until="forward")
+    compare_rows(runtime, "ridge_add", 6)
+    assert (gram[0, -1, -1], counts.flat[1]) == (many + 6, many + 6)
+
+
 # -- random numbers ------------------------------------------------------------------------------------------------
 
 

@@ -41,7 +41,21 @@ def test_objects_are_compiled_once_and_kept(folder, compiled):
     assert path.read_bytes() == b"object"
     assert library.build(AARCH64) == path
     assert compiled == ["aarch64"]
-    assert sorted(file.name for file in folder.iterdir()) == sorted([path.name, "aarch64.lock"])
+    assert {file.name for file in folder.iterdir()} == {path.name, f"{path.stem}.sha256", "aarch64.lock"}
+
+
+def test_a_damaged_object_is_compiled_again(folder, compiled):
+    path = library.build(AARCH64)
+    for damage in (
+        lambda: path.write_bytes(b"objekt"), lambda: path.write_bytes(b""), path.unlink,
+        lambda: path.with_suffix(".sha256").write_bytes(b"0" * 64), path.with_suffix(".sha256").unlink,
+    ):  # fmt: skip
+        compiled.clear()
+        damage()
+        assert library.build(AARCH64).read_bytes() == b"object"
+        assert compiled == ["aarch64"]
+        assert library.build(AARCH64) == path
+        assert compiled == ["aarch64"]
 
 
 def test_the_name_depends_on_the_target(folder):
@@ -100,7 +114,8 @@ def test_no_home(monkeypatch):
     def no_home():
         raise RuntimeError("Could not determine home directory.")
 
-    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    for name in ("XDG_CACHE_HOME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
     monkeypatch.setattr(library.Path, "home", no_home)
     with pytest.raises(KernelError, match="set XDG_CACHE_HOME"):
         library.build(AARCH64)

@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from edgerev import units
 from edgerev.cli import main
 from edgerev.errors import EdgerevError, UsageError
-from edgerev.tools import memory, process_tree
+from edgerev.tools import process_tree
 from edgerev.tools.rss import CommandError, RssResult, measure
 
 MIB = 1 << 20
@@ -350,13 +351,13 @@ def test_own_figures():
     [("1", 1), ("64M", 64 << 20), ("48MiB", 48 << 20), ("1.5G", 3 << 29), ("2 kB", 2000), ("7b", 7), ("1T", 1 << 40)],
 )
 def test_parse_bytes(text, size):
-    assert memory.parse_bytes(text) == size
+    assert units.parse_bytes(text) == size
 
 
 @pytest.mark.parametrize("text", ["", "M", "-1M", "0", "1Q", "0x10", "1e9", "1 000", "nan", "0.1"])
 def test_parse_bytes_refuses(text):
     with pytest.raises(UsageError, match="is not a size"):
-        memory.parse_bytes(text)
+        units.parse_bytes(text)
 
 
 @pytest.mark.parametrize(
@@ -367,7 +368,7 @@ def test_parse_bytes_refuses(text):
     ],
 )
 def test_format_bytes(size, text):
-    assert memory.format_bytes(size) == text
+    assert units.format_bytes(size) == text
 
 
 def test_status_of_a_process_that_is_gone():

@@ -11,8 +11,10 @@ import harness
 from edgerev.errors import BudgetError, UsageError
 from edgerev.layers import Conv1d, Conv2d, Dense, ReLU
 from edgerev.learner import Learner
+from edgerev.machine import Memory
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import AdamW, Clip
+from edgerev.presets import preset
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.schedule import choose
 
@@ -143,6 +145,45 @@ def test_budgets_as_text_and_bad_ones():
         choose(net, recipe, schedule="fast")
 
 
+def test_a_budget_and_a_schedule_exclude_each_other():
+    net, recipe = CASES["dense"]
+    for schedule in ("stored", "reversible", Schedule(8, 8)):
+        with pytest.raises(UsageError, match=r"budget 8MiB and schedule .*: expected one of them.*; leave one out"):
+            choose(net, recipe, budget="8MiB", schedule=schedule)
+
+
+def test_storing_everything_may_take_less_than_storing_most():
+    net, recipe = preset("mlp4"), Recipe(1)
+    stored = arena(net, recipe, schedule="stored")
+    assert stored < arena(net, recipe, schedule=Schedule(1, 1, 7))
+    assert choose(net, recipe, budget=stored).schedule.stored == net.depth == 8
+    assert choose(net, recipe, budget="1GiB").schedule.stored == 8
+
+
+def test_the_name_of_a_schedule():
+    assert [Schedule(4, 2, stored).name(8) for stored in (0, 1, 7, 8)] == ["reversible", "mixed", "mixed", "stored"]
+
+
+def test_an_arena_larger_than_what_is_available_is_refused(monkeypatch):
+    net, recipe = CASES["dense"]
+    size = arena(net, recipe)
+    for there, fits in ((size - 1, False), (size, True)):
+        monkeypatch.setattr("edgerev.runtime.read_memory", lambda: Memory(1 << 40, there, None))  # noqa: B023
+        if fits:
+            learner_for(net, recipe)
+            continue
+        with pytest.raises(BudgetError, match=rf"needs {size} bytes, but only {there} are available; set a budget"):
+            learner_for(net, recipe)
+
+
+def test_no_page_of_the_arena_is_missing_when_the_first_step_comes():
+    runtime = learner_for(*CASES["dense"]).runtime
+    with open("/proc/self/pagemap", "rb") as file:
+        file.seek(runtime._base // 4096 * 8)
+        entries = np.frombuffer(file.read(len(runtime.arena) // 4096 * 8), "u8")
+    assert (entries >> np.uint64(63)).all()
+
+
 def test_staging_for_data_counts():
     net, recipe = CASES["dense"]
     assert arena(net, recipe, data_bytes=1000) == arena(net, recipe) + 1024
@@ -176,13 +217,24 @@ def test_plan_prints_the_schedule_of_a_budget(cli):
     assert cli("plan", "--preset", "vis8", "--budget", "1kB").code == 2
 
 
-def test_the_training_plan_is_the_planned_one(cli, tmp_path):
-    """`plan --config` tells what `train` will take, but for samples on their way from disk."""
-    config = tmp_path / "config.toml"
-    config.write_text(toys.CONFIG.replace("batch = 8", 'batch = 8\nbudget = "60kB"'))
-    planned = plan(cli, "--config", config, "--input", "4", "--outputs", 3)
-    toys.tree_set(tmp_path / "data")
-    done = cli("train", config, "--data", tmp_path / "data", "-o", tmp_path / "model.edgerev", "--json")
+@pytest.mark.parametrize("more", ["budget = '1MB'", "threads = 2", "schedule = 'stored'"])
+@pytest.mark.parametrize("kind", ["rows", "images"])
+def test_the_training_plan_is_the_planned_one(kind, more, cli, tmp_path):
+    """`plan --config --data` tells what `train` will take to the byte, with samples on their way from disk."""
+    config, data = tmp_path / "config.toml", tmp_path / "data"
+    net = toys.CONFIG if kind == "rows" else '[net]\npreset = "digits"\n[train]\nepochs = 1\nbatch = 8\n'
+    config.write_text(net.replace("batch = 8", f"batch = 8\n{more}"))
+    if kind == "rows":
+        toys.tree_set(data)
+    else:
+        data.mkdir()
+        toys.write_npz(data / "train.npz", *toys.images())
+    planned = plan(cli, "--config", config, "--data", data)
+    done = cli("train", config, "--data", data, "-o", tmp_path / "model.edgerev", "--json")
     trained = json.loads(done.out)
     assert (trained["arena_bytes"], trained["regions"]) == (planned["arena_bytes"], planned["regions"])
-    assert planned["arena_bytes"] <= 60_000
+    assert (planned["regions"]["data"] > 0) == (kind == "images")
+    shape, outputs = ("4", 3) if kind == "rows" else ("8x8x1", 6)
+    without = plan(cli, "--config", config, "--input", shape, "--outputs", outputs)["regions"]
+    assert without["data"] == 0
+    assert "--data goes with --config" in cli("plan", "--preset", "mlp4", "--data", data).err

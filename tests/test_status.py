@@ -43,8 +43,8 @@ def poison_parameter(name, value):
 
 
 BAD_BATCHES = {
-    "NaN sample": (poison_sample(np.nan), CrossEntropy(), Status.INPUT_NOT_FINITE, DataError, "sample 4 .* holds NaN"),
-    "inf sample": (poison_sample(-np.inf), CrossEntropy(), Status.INPUT_NOT_FINITE, DataError, "sample 4 .* holds NaN"),
+    "NaN sample": (poison_sample(np.nan), CrossEntropy(), Status.INPUT_NOT_FINITE, DataError, "sample 4 holds NaN"),
+    "inf sample": (poison_sample(-np.inf), CrossEntropy(), Status.INPUT_NOT_FINITE, DataError, "sample 4 holds NaN"),
     "label too large": (poison_target(3), CrossEntropy(), Status.LABEL_OUT_OF_RANGE, DataError, "label of sample 3 "),
     "label -1": (poison_target(-1, 0), CrossEntropy(), Status.LABEL_OUT_OF_RANGE, DataError, "label of sample 0 "),
     "NaN target": (poison_target(np.nan), BinaryCrossEntropy(), Status.TARGET_NOT_FINITE, DataError, "target .* 3 "),
@@ -205,7 +205,7 @@ def test_the_first_in_program_order_wins(threads):
         harness.set_batch(runtime, np.random.default_rng(1))
         poison_target(7, 0)(runtime)
         poison_sample(np.nan, sample)(runtime)
-        fails(runtime, "train", DataError, Status.INPUT_NOT_FINITE, f"sample {sample} .* holds NaN")
+        fails(runtime, "train", DataError, Status.INPUT_NOT_FINITE, f"sample {sample} holds NaN")
     harness.set_batch(runtime, np.random.default_rng(1))
     for sample in (5, 2, 3):
         poison_target(7, sample)(runtime)

@@ -13,8 +13,9 @@ import toys
 
 import harness
 from edgerev.contents import peek
+from edgerev.data import Permutation
 from edgerev.errors import CheckpointError, ConfigError, DataError
-from edgerev.evaluate import evaluate
+from edgerev.evaluate import evaluate, reconstruction_error
 from edgerev.learner import Learner
 
 pytestmark = pytest.mark.usefixtures("cache")
@@ -176,7 +177,12 @@ def test_other_threads_and_budgets_may_resume(data, whole, tmp_path):
     trainer = toys.trainer(config, data["random"], output)
     trainer.resume()
     trainer.run()
-    assert output.read_bytes() == whole("random")[0]
+    ref = tmp_path / "ref.edgerev"
+    ref.write_bytes(whole("random")[0])
+    found, expected = (Learner.load(str(path)) for path in (output, ref))
+    assert harness.lasting_bytes(found.runtime) == harness.lasting_bytes(expected.runtime)
+    assert found.position == expected.position
+    assert [found.schedule.stored, expected.schedule.stored] == [found.net.depth, 0]
 
 
 def test_resuming_what_is_over_measures_again_and_changes_nothing(data, whole, tmp_path):
@@ -295,6 +301,26 @@ def test_what_may_change_on_resuming(data, whole, tmp_path):
     assert Learner.load(str(output)).recipe.optimizer.rate == 0.01
 
 
+def test_the_order_of_an_epoch_does_not_depend_on_how_many_there_are(data, monkeypatch):
+    """Else training that is resumed with more epochs within one would see some samples twice, and others never."""
+    orders = []
+
+    class Recorded(Permutation):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            orders.append(tuple(self))
+
+    monkeypatch.setattr("edgerev.train.Permutation", Recorded)
+    seen = []
+    for epochs in (2, 3):
+        trainer = toys.trainer({**CONTINUAL, "train": {"epochs": epochs, "batch": 4}}, data["continual"], None)
+        orders.clear()
+        trainer.run()
+        assert len(orders) == 3 * epochs == len(set(orders))
+        seen.append([orders[epochs * experience : epochs * experience + 2] for experience in range(3)])
+    assert seen[0] == seen[1]
+
+
 def test_weights_of_the_loss_are_the_configuration_s(data, tmp_path):
     output = tmp_path / "model.edgerev"
     weighted = {**PLAIN, "loss": {"kind": "cross_entropy", "weights": [1.0, 2.0, 3.0]}}
@@ -303,6 +329,14 @@ def test_weights_of_the_loss_are_the_configuration_s(data, tmp_path):
     trainer = toys.trainer(weighted, data["plain"], output)
     trainer.resume()
     assert list(trainer.learner.runtime.view("loss.weights")) == [4, 5, 6]
+
+
+def test_the_reconstruction_error_of_a_float32_state_is_reported(data):
+    for state in ("int32", "int16", "float32"):
+        trainer = toys.trainer({**PLAIN, "net": {**toys.DENSE, "state": state}}, data["plain"], None)
+        error = trainer.run().reconstruction_error
+        assert reconstruction_error(trainer.learner, trainer.split.test) == (error or 0)
+        assert 0 < error < 1e-5 if state == "float32" else error is None
 
 
 # -- data and measuring --------------------------------------------------------------------------------------------

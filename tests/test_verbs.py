@@ -125,7 +125,7 @@ def test_every_format_from_training_to_predicting(kind, cli, tmp_path):
     assert trained["accuracy"] > 0.9
     assert of(cli("eval", model, "--data", data, "--json"))["accuracy"] == trained["accuracy"]
     more = ["--label", "label"] if kind == "csv" else []
-    lines = cli("predict", model, "--data", data, *more).out.splitlines()
+    lines = cli("predict", model, "--data", data, "--part", "test", *more).out.splitlines()
     assert len(lines) == 30
     y = toys.images(30, seed=2)[1]
     assert np.mean([line == str(label) for line, label in zip(lines, y)]) == trained["accuracy"]
@@ -140,14 +140,54 @@ def model(cli, work):
     return work / "model.edgerev"
 
 
+PARTS = ("train", "test", "all")
+
+
 def test_eval(cli, work, model):
     figures = of(cli("eval", model, "--data", work / "data", "--json"))
-    assert figures == {"samples": 30, "accuracy": figures["accuracy"], "squared_error": 0.0}
+    assert figures == {"part": "test", "samples": 30, "accuracy": figures["accuracy"], "squared_error": None}
     for threads in (1, 2):
         done = cli("eval", model, "--data", work / "data", "--threads", threads)
-        assert done == (0, f"accuracy {100 * figures['accuracy']:.2f} % of 30 samples\n", "")
+        assert done == (0, f"accuracy {100 * figures['accuracy']:.2f} % of 30 samples (test)\n", "")
+    sizes = {part: of(cli("eval", model, "--data", work / "data", "--part", part, "--json")) for part in PARTS}
+    assert {part: (found["part"], found["samples"]) for part, found in sizes.items()} == {
+        "train": ("train", 60), "test": ("test", 30), "all": ("all", 90),
+    }  # fmt: skip
+    assert sizes["test"]["accuracy"] == figures["accuracy"]
+    right = sum(sizes[part]["samples"] * sizes[part]["accuracy"] for part in ("train", "test"))
+    assert sizes["all"]["accuracy"] == pytest.approx(right / 90)
+    for part, count in (("train", 60), ("test", 30), ("all", 90)):
+        lines = cli("predict", model, "--data", work / "data", "--label", "label", "--part", part).out.splitlines()
+        assert len(lines) == count
+    assert cli("predict", model, "--data", work / "data", "--label", "label").out.splitlines() == lines
+    done = cli("eval", model, "--data", work / "data" / "train.csv", "--part", "test")
+    assert (done.code, "has no test part" in done.err) == (2, True)
     toys.write_csv(work / "tree.csv", *toys.rows(30), "tree")
     assert cli("eval", model, "--data", work / "tree.csv", "--label", "tree").code == 1
+
+
+def test_the_budget_of_training_is_that_of_eval_and_predict(cli, work, monkeypatch):
+    (work / "config.toml").write_text(toys.CONFIG.replace("batch = 8", 'batch = 8\nbudget = "60kB"'))
+    arena = of(cli(*train(work, "--json")))["arena_bytes"]
+    model, sizes, set_up = work / "model.edgerev", [], Learner._set_up
+
+    def recorded(self, *arguments, **options):
+        set_up(self, *arguments, **options)
+        sizes.append(self.plan.arena_bytes)
+
+    monkeypatch.setattr(Learner, "_set_up", recorded)
+    toys.write_npz(work / "x.npz", toys.rows(3)[0])
+    for command in (("eval", model, "--data", work / "data"), ("predict", model, "--data", work / "x.npz")):
+        for more, expected in (((), arena), (("--threads", 2), None), (("--budget", "1GiB"), None)):
+            assert cli(*command, *more).code == 0
+            assert sizes[-1] <= 60_000 or "1GiB" in more
+            assert expected is None or sizes[-1] == expected
+        assert cli(*command, "--budget", "1kB").code == 2
+    assert of(cli("inspect", model, "--json"))["memory"] == {"budget": 60_000, "schedule": None}
+    stored = Learner.load(str(model), schedule="stored")
+    stored.save(str(model))
+    assert Learner.load(str(model)).schedule == stored.schedule
+    assert Learner.load(str(model), schedule="reversible").schedule.stored == 0
 
 
 def test_predict_prints_the_names_of_classes(cli, work, model):
@@ -211,14 +251,41 @@ def test_several_columns_of_targets(kind, cli, work):
     assert (trained["measured_on"], measured["samples"]) == ("held-out", 90)
     found = np.array([line.split() for line in cli("predict", model, *data).out.splitlines()], float)
     text = cli("eval", model, *data).out
+    other = "squared_error" if kind == "binary_cross_entropy" else "accuracy"
+    assert (trained[other], measured[other]) == (None, None)
     if kind == "binary_cross_entropy":
         assert (found == values).mean() == pytest.approx(measured["accuracy"])
         assert measured["accuracy"] > 0.9
-        assert text == f"accuracy {100 * measured['accuracy']:.2f} % of 90 samples\n"
+        assert text == f"accuracy {100 * measured['accuracy']:.2f} % of 90 samples (all)\n"
     else:
         assert ((found - values) ** 2).mean() == pytest.approx(measured["squared_error"], rel=1e-4)
         assert measured["squared_error"] < 0.1
-        assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples\n"
+        assert text == f"mean squared error {measured['squared_error']:.6g} over 90 samples (all)\n"
+
+
+def swapped(path, x, labels):
+    """Write the rows of `toys.write_csv` with the columns f1 and f0 in each other's place."""
+    toys.write_csv(path, x[:, [1, 0, 2, 3]], labels)
+    path.write_text(path.read_text().replace("f0,f1", "f1,f0", 1))
+
+
+def test_columns_in_another_order_are_refused(cli, work, model):
+    """Each value would go where another one was learned; only the names tell."""
+    assert of(cli("inspect", model, "--json"))["columns"] == ["f0", "f1", "f2", "f3"]
+    assert "columns  f0, f1, f2, f3\n" in cli("inspect", model).out
+    x, y = toys.rows(30, seed=2)
+    swapped(work / "swapped.csv", x, [toys.NAMES[label] for label in y])
+    message = "the data has the column 'f1' where the model was trained on 'f0'; expected the same columns in the same"
+    for verb, *more in (("eval",), ("predict", "--label", "label")):
+        done = cli(verb, model, "--data", work / "swapped.csv", *more)
+        assert (done.code, done.out) == (1, "")
+        assert message in done.err
+    for part, seed in (("train", 1), ("test", 2)):
+        x, y = toys.rows(60 if part == "train" else 30, seed=seed)
+        swapped(work / "data" / f"{part}.csv", x, [toys.NAMES[label] for label in y])
+    whole = model.read_bytes()
+    assert message in cli(*train(work, "--resume")).err
+    assert model.read_bytes() == whole
 
 
 # -- plan, bench, demo ---------------------------------------------------------------------------------------------
@@ -242,8 +309,8 @@ def test_plan(cli, work):
 @pytest.mark.parametrize(("arguments", "match"), [
     ([], "give either --preset or --config"), (["--preset", "mlp4", "--config", "x"], "give either --preset or --conf"),
     (["--preset", "lenet"], "no preset 'lenet'; expected"), (["--preset", "mlp4", "--input", "4x"], "expected sizes"),
-    (["--preset", "mlp4", "--input", "0"], "each at least 1"), (["--preset", "mlp4", "--batch", "0"], "at least 1"),
-    (["--preset", "mlp4", "--outputs", "0"], "at least 1 output"), (["--preset", "mlp4", "--budget", "8x"], "not a s"),
+    (["--preset", "mlp4", "--input", "0"], "size 0: expected"), (["--preset", "mlp4", "--batch", "0"], "batch 0: exp"),
+    (["--preset", "mlp4", "--outputs", "0"], "outputs 0: e"), (["--preset", "mlp4", "--budget", "8x"], "not a s"),
     (["--preset", "images", "--input", "28x28"], "is for samples like"), (["--config", "none.toml"], "No such file"),
     (["--preset", "mlp4", "--schedule", "fast"], "invalid choice"), (["--preset", "mlp4", "--batch", "x"], "invalid"),
 ])  # fmt: skip
@@ -254,7 +321,7 @@ def test_plan_says_what_is_wrong(arguments, match, cli):
 
 
 def test_plan_of_a_configuration_needs_a_shape(cli, work):
-    assert "add --input, such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
+    assert "add --data, or --input such as --input 28x28x1" in cli("plan", "--config", work / "config.toml").err
 
 
 @pytest.mark.parametrize("preset", ["mlp6", "har3", "vis2"])

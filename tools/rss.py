@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import IO
 
 from edgerev.errors import EdgerevError, UsageError
-from edgerev.tools.memory import format_bytes
+from edgerev.units import format_bytes
 
 LIMIT_EXIT_CODE = 3
 

@@ -10,9 +10,11 @@ HELP = "measure a checkpoint on labelled data"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("model", help="checkpoint (.edgerev)")
-    parser.add_argument("--data", required=True, metavar="PATH", help="data as for `edgerev train`; its test part")
+    parser.add_argument("--data", required=True, metavar="PATH", help="data as for `edgerev train`")
+    parser.add_argument("--part", choices=("train", "test", "all"), help="part of the data (test, else all)")
     parser.add_argument("--label", default="label", metavar="COLUMN", help="label column of CSV files, or a,b,c")
     parser.add_argument("--threads", type=int, default=1, help="threads that compute together")
+    parser.add_argument("--budget", metavar="SIZE", help="most bytes of the arena (as in training)")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
@@ -27,13 +29,15 @@ def run(args: argparse.Namespace) -> int:
 
     recipe = peek(args.model).recipe
     dataset = open_dataset(args.data, label=args.label if recipe.loss.labels else args.label.split(","))
-    records = dataset.test or dataset.train
-    learner = Learner.load(args.model, threads=args.threads, data_bytes=staging_bytes(records, recipe.batch))
-    result = evaluate(learner, records)
+    part, records = dataset.part(args.part)
+    learner = Learner.load(
+        args.model, budget=args.budget, threads=args.threads, data_bytes=staging_bytes(records[0], recipe.batch)
+    )
+    result = evaluate(learner, *records)
     if args.json:
-        print_json(result._asdict())
-    elif recipe.loss.labels or result.accuracy:
-        print(f"accuracy {100 * result.accuracy:.2f} % of {result.samples} samples")
+        print_json({"part": part, **result._asdict()})
+    elif result.accuracy is not None:
+        print(f"accuracy {100 * result.accuracy:.2f} % of {result.samples} samples ({part})")
     else:
-        print(f"mean squared error {result.squared_error:.6g} over {result.samples} samples")
+        print(f"mean squared error {result.squared_error:.6g} over {result.samples} samples ({part})")
     return 0

@@ -21,11 +21,11 @@ def run(args: argparse.Namespace) -> int:
     from edgerev.cli.show import print_json
     from edgerev.contents import peek
 
-    net, recipe, classes, position, header = peek(args.model)
+    net, recipe, classes, columns, position, memory, header = peek(args.model)
     tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in header.tensors.items()}
     figures = {
         "net": net.to_dict(), "recipe": json.loads(header.metadata["recipe"]), "classes": classes,
-        "position": dataclasses.asdict(position),
+        "columns": columns, "position": dataclasses.asdict(position), "memory": json.loads(header.metadata["memory"]),
         "bytes": sum(entry.nbytes for entry in header.tensors.values()), "tensors": tensors,
     }
     if args.json:
@@ -39,6 +39,9 @@ def run(args: argparse.Namespace) -> int:
     print(f"head     {net.head}")
     print(f"recipe   {recipe}")
     print(f"classes  {', '.join(classes) or 'not named'}")
+    if columns:
+        print(f"columns  {', '.join(columns)}")
+    print(f"memory   {memory.budget or memory.schedule or 'reversible schedule'}")
     print(f"position {position.experience} experiences, {position.epoch} epochs, {position.sample} samples of the next")
     if args.tensors:
         for name, (dtype, shape) in tensors.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 
+from edgerev.checkpoint import previous_path
 from edgerev.errors import UsageError
 
 
@@ -11,7 +12,7 @@ def check_output(path: str, *, replace: bool, advice: str) -> None:
     """Raise UsageError unless `path` can become a file; `replace` allows one that is there."""
     if os.path.isdir(path):
         raise UsageError(f"{path} is a folder; expected the name of a file; add one to it")
-    previous = f"{path}.previous"
+    previous = previous_path(path)
     if os.path.exists(previous) and not os.path.exists(path) and not replace:
         raise UsageError(f"{path} is gone but {previous} is there; expected a new name; {advice}")
     if os.path.exists(path) and not replace:

@@ -6,8 +6,8 @@ import argparse
 import sys
 
 from edgerev.errors import UsageError
-from edgerev.tools.memory import parse_bytes
 from edgerev.tools.rss import LIMIT_EXIT_CODE, measure
+from edgerev.units import parse_bytes
 
 HELP = "measure the peak memory of a command and its children"
 

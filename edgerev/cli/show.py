@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from edgerev.tools.memory import format_bytes
+from edgerev.units import format_bytes
 
 if TYPE_CHECKING:
     from edgerev.train import TrainingReport
@@ -39,9 +39,12 @@ def show_training(report: TrainingReport, as_json: bool) -> None:
         print(f"forgetting         {100 * report.forgetting:.2f} points")
     else:
         print(f"training loss      {report.loss:.4f}")
-    if report.squared_error:
-        print(f"mean squared error {report.squared_error:.6g}")
-    print(f"accuracy           {100 * report.accuracy:.2f} % of {report.measured_on} samples")
+    if report.squared_error is not None:
+        print(f"mean squared error {report.squared_error:.6g} of {report.measured_on} samples")
+    if report.accuracy is not None:
+        print(f"accuracy           {100 * report.accuracy:.2f} % of {report.measured_on} samples")
+    if report.reconstruction_error is not None:
+        print(f"reconstruction     error up to {report.reconstruction_error:.3g}, for the state is float32")
     print(f"kept of samples    {report.stored_sample_bytes} B of samples, {report.state_bytes:,d} B of sums over them")
     print(f"parameters         {report.parameters:,d}, {report.schedule} schedule")
     print(f"arena              {report.arena_bytes:,d} B, planned before the first step")

@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 import re
 import tempfile
-from itertools import chain
 from typing import IO, Any
 
 import numpy as np
 
 from edgerev.data.dataset import HEAD, MAGIC, Label
 from edgerev.data.formats import Part, open_part
+from edgerev.data.records import differing_column
 from edgerev.data.sources import Source, Splits
 from edgerev.errors import DataError
 
@@ -124,7 +124,8 @@ def convert(splits: Splits, label: Label, file: IO[bytes], folder: str) -> None:
                 _write_targets(parts[split], labels, waiting, file)
     at = _align(file)
     classes = labels.classes if labels.seen else None
-    file.write(json.dumps({"classes": classes, "splits": parts}).encode())
+    columns = first.columns if first is not None else ()
+    file.write(json.dumps({"classes": classes, "columns": columns, "splits": parts}).encode())
     file.seek(0)
     file.write(HEAD.pack(MAGIC, at))
 
@@ -172,12 +173,11 @@ def _check_alike(first: Part, part: Part) -> None:
             raise DataError(
                 f"{part.name} has {what} {found}; expected {expected} as in {first.name}; make all files alike"
             )
-    if first.columns != part.columns:
-        pairs = zip(chain(first.columns, ["(none)"]), chain(part.columns, ["(none)"]), strict=False)
-        expected, found = next(pair for pair in pairs if pair[0] != pair[1])
+    differing = differing_column(first.columns, part.columns)
+    if differing is not None:
         raise DataError(
-            f"{part.name} has the column {found!r} where {first.name} has {expected!r}; expected the same columns in "
-            "the same order; make all files alike"
+            f"{part.name} has the column {differing[1]!r} where {first.name} has {differing[0]!r}; expected the same "
+            "columns in the same order; make all files alike"
         )
 
 

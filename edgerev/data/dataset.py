@@ -22,8 +22,9 @@ from edgerev.data.files import fsync_folder, open_exclusive, unlink_own
 from edgerev.data.records import Records
 from edgerev.data.sources import Splits, find
 from edgerev.errors import DataError, UsageError
+from edgerev.machine import cache_folder
 
-MAGIC = b"EDGEREC\x01"
+MAGIC = b"EDGEREC\x02"
 MAX_HEADER_BYTES = 1 << 26
 HEAD = struct.Struct("=8sQ")
 Label = str | Sequence[str] | None
@@ -34,6 +35,34 @@ class Dataset(NamedTuple):
 
     train: Records
     test: Records | None
+
+    def part(self, name: str | None) -> tuple[str, list[Records]]:
+        """Return the name and the records of a part: "train", "test" or "all"; None is the test part if there is one.
+
+        Parameters
+        ----------
+        name : {'train', 'test', 'all'}, optional
+            The part.
+
+        Returns
+        -------
+        tuple of str and list of Records
+            "all" for None where there is no test part.
+
+        Raises
+        ------
+        UsageError
+            There is no such part.
+        """
+        name = name or ("all" if self.test is None else "test")
+        if name == "test" and self.test is None:
+            raise UsageError(f"{self.train.path} has no test part; expected train.* and test.*; ask for all of it")
+        parts: dict[str, list[Records | None]] = {
+            "train": [self.train], "test": [self.test], "all": [self.train, self.test],
+        }  # fmt: skip
+        if name not in parts:
+            raise UsageError(f"part {name!r}: expected one of {', '.join(parts)}; change it")
+        return name, [records for records in parts[name] if records is not None]
 
 
 def open_dataset(
@@ -75,7 +104,7 @@ def open_dataset(
     columns = label if label is None or isinstance(label, str) else tuple(label)
     splits = find(Path(path))
     stamp = _stamp(splits, columns)
-    target = (_default_folder() if cache is None else Path(cache)) / f"{stamp}.records"
+    target = (cache_folder() / "data" if cache is None else Path(cache)) / f"{stamp}.records"
     dataset = _open_converted(target)
     if dataset is None:
         _make(splits, columns, target)
@@ -86,11 +115,6 @@ def open_dataset(
     if dataset is None:
         raise DataError(f"{target} vanished while it was opened; expected to keep it; try again, or pass cache=")
     return dataset
-
-
-def _default_folder() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "edgerev" / "data"
 
 
 def _stamp(splits: Splits, label: Label) -> str:
@@ -131,6 +155,7 @@ def _open_converted(path: Path) -> Dataset | None:
                 target_shape=tuple(part["target_shape"]),
                 target_dtype=part["target_dtype"],
                 classes=header["classes"],
+                columns=tuple(header["columns"]),
             )
             for name, part in header["splits"].items()
         }

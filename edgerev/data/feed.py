@@ -33,7 +33,7 @@ class Feed:
     """
 
     def __init__(self, records: Records, runtime: Runtime) -> None:
-        self.records = records
+        self.records, self._runtime = records, runtime
         program = runtime.program
         raw, target = (program.decode_tensor(program.find(name)) for name in ("raw", "target"))
         if _padded(records.shape) != raw.shape:
@@ -63,6 +63,7 @@ class Feed:
     def fill(self, indices: Iterable[int], *, targets: bool = True) -> int:
         """Read the samples at `indices` to the start of the input; return how many there were."""
         records, count = self.records, 0
+        self._runtime.first_sample = 0
         size, target_size = records.record_bytes, records.target_bytes
         place = self._raw if self._staging is None else self._staging
         for index in indices:

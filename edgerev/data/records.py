@@ -14,7 +14,8 @@ from __future__ import annotations
 import copy
 import os
 from array import array
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from itertools import chain
 from math import prod
 
 from edgerev.data.files import read_at
@@ -23,6 +24,12 @@ from edgerev.errors import DataError, UsageError
 
 ITEM_BYTES = {"uint8": 1, "float32": 4, "int32": 4}
 CHUNK_RECORDS = 16384
+
+
+def differing_column(expected: Sequence[str], found: Sequence[str]) -> tuple[str, str] | None:
+    """Give the first pair of names at which two lists of columns differ, "(none)" where one ends; None if alike."""
+    pairs = zip(chain(expected, ["(none)"]), chain(found, ["(none)"]), strict=False)
+    return next((pair for pair in pairs if pair[0] != pair[1]), None)
 
 
 class Records:
@@ -48,6 +55,8 @@ class Records:
         int32 class ids from 0, or float32 values (several labels, or regression).
     classes : list of str, optional
         The name of each class id.
+    columns : tuple of str
+        The name of each feature, where the source names them.
 
     Raises
     ------
@@ -69,6 +78,7 @@ class Records:
         target_shape: tuple[int, ...] = (),
         target_dtype: str = "int32",
         classes: list[str] | None = None,
+        columns: tuple[str, ...] = (),
     ):
         if dtype not in ("uint8", "float32") or target_dtype not in ("int32", "float32"):
             raise UsageError(
@@ -89,6 +99,7 @@ class Records:
         self.target_shape = tuple(target_shape)
         self.target_dtype = target_dtype
         self.classes = classes
+        self.columns = columns
         self.record_bytes = prod(shape) * ITEM_BYTES[dtype]
         self.target_bytes = 0 if target_offset is None else prod(target_shape) * ITEM_BYTES[target_dtype]
         self._file = SharedFile(self.path)
@@ -97,6 +108,11 @@ class Records:
 
     def __len__(self) -> int:
         return self.count
+
+    @property
+    def outputs(self) -> int:
+        """Classes, or values of one target."""
+        return len(self.classes) if self.classes is not None else prod(self.target_shape)
 
     def read_into(self, index: int, view: memoryview) -> None:
         """Read the bytes of one sample.
