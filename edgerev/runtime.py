@@ -188,11 +188,12 @@ class Runtime:
         KeyboardInterrupt
             Its cause is what went wrong besides, or None.
         """
-        most = min(self.program.most_samples[name] for name in (section, until or section))
-        whole(f"samples for {section}", n, 1, most)
-        first, last = self.program.sections[section]
-        if until:
-            last = self.program.sections[until][1]
+        sections, most_samples = self.program.sections, self.program.most_samples
+        until = until or section
+        most = min(most_samples[section], most_samples[until])
+        if type(n) is not int or not 1 <= n <= most:
+            n = whole(f"samples for {section}", n, 1, most)
+        first, last = sections[section][0], sections[until][1]
         try:
             failed = self.run_rows(first, last, n)
         except KeyboardInterrupt as interrupt:  # it came while the kernels ran, and they ran to their end

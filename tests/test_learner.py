@@ -363,6 +363,8 @@ def test_a_deferred_failure_is_that_of_the_block_where_it_began():
         learner.set_standardisation([0] * 3, [0] * 3)  # a state of zeros, so the weights meet gradients alone
         for number in (1, 2):
             np.frombuffer(learner.runtime.view(f"block{number}.G.0.weight"), "f4")[:] = 3e38
+        head = np.frombuffer(learner.runtime.view("head.0.weight"), "f4")
+        head *= np.float32(1e4)
         with pytest.raises(NumericError, match=r"gradient of block2\.F is not finite\. Lower the learning rate, clip"):
             learner.learn_many(X[:8, :3], Y[:8])
 
