@@ -108,7 +108,7 @@ READ_TOO: dict[Op, Callable[[Sight], bool]] = {
     Op.RIDGE_SUMS: lambda at: True,
     Op.PEAK: lambda at: True,
 }
-SCRATCH = "work"  # operand whose bytes stay in the nearest cache
+SCRATCH = ("work", "barrier")  # operands whose bytes stay in the nearest cache
 
 
 def visits(program: Program, section: str, n: int) -> Iterator[tuple[int, int]]:
@@ -157,11 +157,7 @@ def _moved_bytes(at: Sight) -> int:
     total = 0
     for names, times in ((signature.outputs, 2 if read_too else 1), (signature.inputs, 1)):
         for name in filter(at.has, names):
-            if name == SCRATCH:
+            if name in SCRATCH:
                 continue
             total += times * at.elements(name) * layout.ITEMSIZE[at.tensor(name).dtype]
-    if op == Op.HALO:  # the zeros around the samples, and nothing of the samples
-        tensor = at.tensor("y")
-        copies = at.samples if tensor.capacity else 1
-        total = (tensor.stride - prod(tensor.shape)) * copies * layout.ITEMSIZE[tensor.dtype]
     return total
