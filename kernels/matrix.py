@@ -20,9 +20,11 @@ from edgerev.kernels.tile import (
     MASK,
     PLAIN,
     RELU,
+    ROW_VECTORS,
     TILE_ROWS,
     TILE_WIDTH,
     WIDTH,
+    row_tile,
     strip,
     strip_transposed,
     strip_width,
@@ -32,6 +34,7 @@ from edgerev.kernels.vectors import load_vector, store_vector
 PANEL_K = 256  # rows of a panel: 16 KiB at two vectors of AVX2, half of a usual first-level cache
 BLOCK_ROWS = 240  # rows of A that stay in the second-level cache while they meet one panel after another
 MANY_ROWS, SOME_ROWS, SMALL, LARGE = 48, 12, 1 << 14, 1 << 18  # rows of A, and elements of B, from which a panel pays
+ROW_K = 64  # rows of B that one row of A meets before it goes on, so that B is read in runs
 TAIL_ROWS = 48  # rows of a tail that are computed at a time
 
 
@@ -89,6 +92,13 @@ def product(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threa
         row0, row1 = share(rows, thread, threads)
     else:
         column0, column1 = share_elements(columns, thread, threads)
+    if row1 - row0 == 1 and column1 - column0 >= WIDTH:
+        at = row0 * columns + column0
+        _row(
+            advance(c, at), advance(a, row0 * inner), advance(b, column0), columns, inner, column1 - column0,
+            advance(bias, column0), start, advance(mask, at), end,
+        )
+        return
     left = (column1 - column0) % TILE_WIDTH
     tailed = left % WIDTH != 0 and end != MASK and row1 - row0 >= TILE_ROWS
     last = column1 - left if tailed else column1
@@ -98,6 +108,28 @@ def product(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threa
         _direct(c, a, b, bias, start, mask, end, row0, row1, inner, columns, column0, last)
     if tailed:
         _tailing(c, a, b, bias, start, end, row0, row1, inner, columns, last, column1)
+
+
+@kernel
+def _row(c, a, b, b_row, inner, columns, bias, start, mask, end):
+    """One row of C: as many chains at a time as there are registers, so that none waits for its own last product."""
+    vectors = (columns + WIDTH - 1) // WIDTH
+    tiles = (vectors + ROW_VECTORS - 1) // ROW_VECTORS
+    step = np.intp(ROW_K) if tiles > 1 else inner
+    for k in range(0, inner, step):
+        count = min(step, inner - k)
+        begin = start if k == 0 else np.intp(FROM_C)
+        finish = end if k + count == inner else np.intp(PLAIN)
+        first = np.intp(0)
+        for tile in range(tiles):
+            take = (vectors - first + tiles - tile - 1) // (tiles - tile)
+            j = first * WIDTH
+            last = min((take - 1) * WIDTH, columns - WIDTH - j)
+            row_tile(
+                take, last, advance(c, j), advance(a, k), advance(b, k * b_row + j), b_row, count, advance(bias, j),
+                begin, advance(mask, j), finish,
+            )
+            first += take
 
 
 @jit

@@ -53,15 +53,18 @@ class _Operands(NamedTuple):
 
 
 class _Tile:
-    """The IR of one tile of `rows` x (`vectors` * `width`)."""
+    """The IR of one tile of `rows` x (`vectors` * `width`); the last vector may lie at another column, `last`."""
 
-    def __init__(self, builder, operands: _Operands, rows: int, vectors: int, width: int) -> None:
+    def __init__(self, builder, operands: _Operands, rows: int, vectors: int, width: int, last=None) -> None:
         self.builder, self.operands, self.rows, self.vectors, self.width = builder, operands, rows, vectors, width
         self.vector = ir.VectorType(f32, width)
         self.zero = ir.Constant(self.vector, [0.0] * width)
         self.grid = [(m, j) for m in range(rows) for j in range(vectors)]
         self.sums = {place: cgutils.alloca_once(builder, self.vector) for place in self.grid}
         self.lines = [builder.mul(operands.c_row, intp(m)) for m in range(rows)]
+        self.columns = [intp(j * width) for j in range(vectors)]
+        if last is not None:
+            self.columns[-1] = last
 
     def emit(self) -> None:
         self._start()
@@ -69,7 +72,7 @@ class _Tile:
         self._finish()
 
     def _load(self, pointer, j):
-        return load_vector(self.builder, self.builder.gep(pointer, [intp(j * self.width)]), self.width)
+        return load_vector(self.builder, self.builder.gep(pointer, [self.columns[j]]), self.width)
 
     def _when(self, value, constant):
         return self.builder.if_then(self.builder.icmp_signed("==", value, intp(constant)))
@@ -124,7 +127,7 @@ class _Tile:
         with self._when(operands.end, SGD):
             self._update()
         for m, j in self.grid:
-            target = builder.gep(operands.c, [builder.add(self.lines[m], intp(j * self.width))])
+            target = builder.gep(operands.c, [builder.add(self.lines[m], self.columns[j])])
             store_vector(builder, builder.load(self.sums[m, j]), target)
 
     def _update(self) -> None:
@@ -201,6 +204,37 @@ def _make_strip(most_rows: int, vectors: int, width: int, transposed: bool):
 
 
 WIDTH = TARGET.width
+ROW_VECTORS = 12  # with one row, every product has a B of its own, so that only sums take registers
+
+
+@intrinsic
+def row_tile(typing_context, vectors, last, c, a, b, b_k, count, bias, start, mask, end):
+    """Compute one row of C, 1 to `ROW_VECTORS` vectors wide; the last vector begins at column `last`.
+
+    It may overlap the one before it: both compute the same chains.
+    """
+    size = types.intp
+
+    def generate(context, builder, signature, arguments):
+        vectors, last, c, a, b, b_k, count, bias, start, mask, end = arguments
+        one, none = intp(1), intp(0)
+        operands = _Operands(
+            c, none, a, none, one, b, b_k, count, one, none, none, one, none, none, bias, start, mask, end
+        )
+        done = builder.append_basic_block("row.done")
+        switch = builder.switch(vectors, done)
+        for number in range(1, ROW_VECTORS + 1):
+            block = builder.append_basic_block(f"row.{number}")
+            switch.add_case(intp(number), block)
+            builder.position_at_end(block)
+            _Tile(builder, operands, 1, number, TARGET.width, last).emit()
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(size, size, F32P, F32P, F32P, size, size, F32P, size, F32P, size), generate
+
+
 HALF = 8 if WIDTH == 16 else 4 if WIDTH == 8 else 2
 QUARTER = HALF // 2
 TILE_ROWS, TILE_WIDTH = TARGET.tile_rows, TARGET.tile_vectors * WIDTH

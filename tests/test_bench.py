@@ -318,7 +318,7 @@ def test_plot_needs_matplotlib(cli, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize(("arguments", "match"), [
-    (["step", "--preset", "lenet"], "no preset 'lenet'"), (["step", "--batch", "0"], "batch 0: expected a whole number"),
+    (["step", "--preset", "lenet"], "no preset 'lenet'"), (["step", "--batch", "0"], "batch 0: expected a whole"),
     (["step", "--threads", "99"], "threads 99"), (["step", "--rounds", "0"], "at least 1 round"),
     (["kernels", "--preset", "x"], "no preset 'x'"), (["kernels", "--m", "4"], "size of the grid; add --gemm"),
     (["kernels", "--gemm", "--m", "0"], "at least 1"), (["kernels", "--gemm", "--k", "a"], "joined by commas"),
