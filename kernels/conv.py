@@ -7,10 +7,10 @@ neither tensor has a halo and the kernel is 1x1, all positions of all samples ar
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, fma, outside, three_floats
+from edgerev.kernels.intrinsics import advance, as_float, f32_at, fma, outside, three_floats
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import V_RATE, Status
-from edgerev.kernels.maths import multiply_add
+from edgerev.kernels.maths import float_bits, multiply_add
 from edgerev.kernels.matrix import product, product_of_transposed
 from edgerev.kernels.operands import (
     T_CHANNELS,
@@ -157,25 +157,31 @@ def conv_wgrad(row, tensors, arena, n, thread, threads, status):
 
 
 @jit
+def _largest(values, count):
+    """Return the largest magnitude, NaN if there is one: as integers, the bits of magnitudes are in their order."""
+    most = np.int32(0)
+    for i in range(count):
+        most = np.int32(max(most, np.int32(float_bits(values[i]) & np.int32(0x7FFFFFFF))))
+    return as_float(most)
+
+
+@jit
 def _outer_sgd(w, x, dy, channels, columns, constants, thread, threads):
     """The update by the product of one position's inputs and slopes: no sums, so no tiles."""
-    rate, decay, failed = constants[RATE], constants[DECAY], np.int32(0)
+    rate, decay = constants[RATE], constants[DECAY]
+    if outside(_largest(x, channels) * _largest(dy, columns), INFINITY):  # the largest gradient of all
+        constants[FAILED] = np.float32(1)
+        return
     first, last = share(channels, thread, threads)
     x = advance(x, first)
     j = np.intp(0)
     while j + 4 * WIDTH <= columns:
-        band = advance(w, first * columns + j)
-        if update_by_outer(band, columns, x, advance(dy, j), last - first, rate, decay):
-            failed = np.int32(1)
+        update_by_outer(advance(w, first * columns + j), columns, x, advance(dy, j), last - first, rate, decay)
         j += 4 * WIDTH
     for c in range(last - first):
         line = advance(w, (first + c) * columns)
         for o in range(j, columns):
-            gradient = fma(x[c], dy[o], np.float32(0))
-            failed = np.int32(failed | np.int32(outside(gradient, INFINITY)))
-            line[o] = fma(-rate, fma(decay, line[o], gradient), line[o])
-    if failed != np.int32(0):
-        constants[FAILED] = np.float32(1)
+            line[o] = fma(-rate, fma(decay, line[o], fma(x[c], dy[o], np.float32(0))), line[o])
 
 
 @kernel

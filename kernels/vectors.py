@@ -78,7 +78,7 @@ def transpose(typing_context, target, target_row, source, source_row):
 
 @intrinsic
 def update_by_outer(typing_context, w, w_row, x, dy, rows, rate, decay):
-    """Update a band of weights, 4 vectors wide, by SGD with the gradient ``x dy``; return whether one is not finite.
+    """Update a band of weights, 4 vectors wide, by SGD with the gradient ``x dy``.
 
     What `edgerev.kernels.tile` does with a chain of one product, without the cost of a tile.
     """
@@ -88,27 +88,31 @@ def update_by_outer(typing_context, w, w_row, x, dy, rows, rate, decay):
         width, vectors = TARGET.width, 4
         vector = ir.VectorType(f32, width)
         multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
-        fabs = declare(builder, f"llvm.fabs.v{width}f32", vector, vector)
-        zero, infinity = (ir.Constant(vector, [value] * width) for value in (0.0, float("inf")))
-        minus_rate, decay = splat(builder, builder.fneg(rate), width), splat(builder, decay, width)
+        zero = ir.Constant(vector, [0.0] * width)
+        minus_rate, decays = splat(builder, builder.fneg(rate), width), splat(builder, decay, width)
         slopes = [load_vector(builder, builder.gep(dy, [intp(j * width)]), width) for j in range(vectors)]
-        failed = cgutils.alloca_once_value(builder, ir.Constant(ir.VectorType(ir.IntType(1), width), [0] * width))
-        with cgutils.for_range(builder, rows, intp=intp) as loop:
-            value = splat(builder, builder.load(builder.gep(x, [loop.index])), width)
-            line = builder.gep(w, [builder.mul(loop.index, w_row)])
-            for j in range(vectors):
-                place = builder.gep(line, [intp(j * width)])
-                gradient = builder.call(multiply_add, [value, slopes[j], zero])
-                strange = builder.fcmp_unordered(">=", builder.call(fabs, [gradient]), infinity)
-                builder.store(builder.or_(builder.load(failed), strange), failed)
-                weight = load_vector(builder, place, width)
-                slope = builder.call(multiply_add, [decay, weight, gradient])
-                store_vector(builder, builder.call(multiply_add, [minus_rate, slope, weight]), place)
-        bits = ir.IntType(width)
-        return builder.icmp_unsigned("!=", builder.bitcast(builder.load(failed), bits), bits(0))
+
+        def update(decaying):
+            with cgutils.for_range(builder, rows, intp=intp) as loop:
+                value = splat(builder, builder.load(builder.gep(x, [loop.index])), width)
+                line = builder.gep(w, [builder.mul(loop.index, w_row)])
+                for j in range(vectors):
+                    place = builder.gep(line, [intp(j * width)])
+                    weight = load_vector(builder, place, width)
+                    slope = builder.call(multiply_add, [value, slopes[j], zero])
+                    if decaying:
+                        slope = builder.call(multiply_add, [decays, weight, slope])
+                    store_vector(builder, builder.call(multiply_add, [minus_rate, slope, weight]), place)
+
+        with builder.if_else(builder.fcmp_ordered("==", decay, ir.Constant(f32, 0.0))) as (without, with_decay):
+            with without:  # the same bits: 0 times a weight adds nothing
+                update(False)
+            with with_decay:
+                update(True)
+        return context.get_dummy_value()
 
     f = types.float32
-    return types.boolean(F32P, types.intp, F32P, F32P, types.intp, f, f), generate
+    return types.void(F32P, types.intp, F32P, F32P, types.intp, f, f), generate
 
 
 @intrinsic
