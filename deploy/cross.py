@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgerev.errors import KernelError, UsageError
 from edgerev.kernels import library
-from edgerev.kernels.targets import TARGETS
+from edgerev.kernels.targets import TARGETS, named
 
 # Zig's names for what objects are linked with. Foreign programs are one static file (musl), so that an emulator needs
 # no root folder; those for this machine use its C library, for which Zig need not compile one.
@@ -33,9 +33,11 @@ def emit_object(name: str) -> Path:
     KernelError
         The compiler is missing or failed.
     """
-    if name not in TARGETS:
-        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}")
-    return library.build(TARGETS[name])
+    try:
+        target = named(name)
+    except (KeyError, ValueError):
+        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}") from None
+    return library.build(target)
 
 
 def link_program(name: str, inputs: Sequence[Path], output: Path) -> Path:
@@ -54,7 +56,7 @@ def link_program(name: str, inputs: Sequence[Path], output: Path) -> Path:
         Zig is missing or failed; the message ends with what it said.
     """
     command = [
-        sys.executable, "-m", "ziglang", "cc", "-target", *ZIG_TARGETS[name], "-O2", "-s", "-pthread",
+        sys.executable, "-m", "ziglang", "cc", "-target", *ZIG_TARGETS[name.partition(":")[0]], "-O2", "-s", "-pthread",
         *map(str, inputs), "-o", str(output),
     ]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -43,6 +43,49 @@ class Values(NamedTuple):
     items: Any
 
 
+def _extremes(numbers: Any) -> tuple[int, int]:
+    """Return the smallest and the largest number of a NumPy array, 0 and 0 of an empty one."""
+    if len(numbers) < 100:  # NumPy's own minimum takes longer than so few
+        few = numbers.tolist() or [0]
+        return min(few), max(few)
+    return int(numbers.min()), int(numbers.max())
+
+
+class Slot:
+    """A tensor of the arena that samples or targets are copied to.
+
+    Parameters
+    ----------
+    view : its memory, flat and of its type
+    """
+
+    def __init__(self, view: Any) -> None:
+        self.view = view
+        self._array: Any = None
+
+    def put(self, values: Values, first: int, count: int, width: int) -> None:
+        """Copy the numbers of some samples, `width` for each, to the start, converting them to the tensor's type."""
+        items = values.items
+        if is_numpy(items):
+            self._put_array(items[first : first + count], count * width)
+            return
+        part = items[first * width : (first + count) * width]
+        if not isinstance(part, memoryview) or part.format != self.view.format:
+            part = memoryview(array(self.view.format, part))
+        self.view[: count * width] = part
+
+    def _put_array(self, part: Any, size: int) -> None:
+        numpy = sys.modules["numpy"]
+        if self._array is None:
+            self._array = numpy.frombuffer(self.view, self.view.format)
+        target = self._array[:size].reshape(part.shape)
+        if part.dtype.kind != "f" or part.dtype.itemsize <= 4:
+            target[...] = part
+            return
+        with numpy.errstate(over="ignore"):  # what is too large becomes infinite, which the kernels refuse
+            numpy.copyto(target, part, casting="unsafe")
+
+
 class Batch:
     """The arena's input and output tensors, and the checks on the way in.
 
@@ -53,8 +96,7 @@ class Batch:
 
     def __init__(self, runtime: Runtime, net: Net, recipe: Recipe) -> None:
         self.runtime, self.net, self.recipe = runtime, net, recipe
-        self.raw: Any = runtime.view("raw")
-        self.target: Any = runtime.view("target")
+        self.raw, self.target = Slot(runtime.view("raw")), Slot(runtime.view("target"))
         self.probability: Any = runtime.view("probability")
         shape = runtime.program.decode_tensor(runtime.program.find("raw")).shape
         self.sample_shape = shape[3 - len(net.input_shape) :]
@@ -149,10 +191,10 @@ class Batch:
         if len(y) != count:
             raise DataError(f"{count} samples but {len(y)} labels; expected one label for each sample")
         if is_numpy(y):
-            wrong = (y < 0) | (y >= self.outputs) if len(y) and not 0 <= y.min() <= y.max() < self.outputs else ()
-            for sample, label in enumerate(y[: len(wrong)]):
-                if wrong[sample]:
-                    raise DataError(f"label {label} of sample {sample} is out of range; {expected}")
+            low, high = _extremes(y)
+            if low < 0 or high >= self.outputs:
+                sample = int(((y < 0) | (y >= self.outputs)).argmax())
+                raise DataError(f"label {y[sample]} of sample {sample} is out of range; {expected}")
             return Values(count, y)
         if not isinstance(y, (list, tuple, range)):
             y = _flat("labels", y, WHOLE_FORMATS)
@@ -171,9 +213,9 @@ class Batch:
         """Copy samples ``first ..``, at most `most`, to the input, and their targets; return how many."""
         count = min(samples.size - first, most)
         self.runtime.first_sample = first
-        _copy(self.raw, samples, first, count, self.elements)
+        self.raw.put(samples, first, count, self.elements)
         if targets is not None:
-            _copy(self.target, targets, first, count, self.target_width)
+            self.target.put(targets, first, count, self.target_width)
         return count
 
     # -- out --------------------------------------------------------------------------------------------------
@@ -290,21 +332,6 @@ def _floats(what: str, x: Any) -> array:
         return array("f", x)
     except (TypeError, OverflowError) as error:
         raise DataError(f"{what}: {error}; expected a flat sequence of real numbers; convert it") from error
-
-
-def _copy(view: memoryview, values: Values, first: int, count: int, width: int) -> None:
-    """Copy the numbers of some samples to the start of `view`, converting them to its type."""
-    items = values.items
-    if is_numpy(items):
-        numpy, part = sys.modules["numpy"], items[first : first + count]
-        with numpy.errstate(over="ignore"):  # what is too large becomes infinite, which the kernels refuse
-            target = numpy.frombuffer(view, view.format)[: count * width]
-            numpy.copyto(target.reshape(part.shape), part, casting="unsafe")
-        return
-    part = items[first * width : (first + count) * width]
-    if not isinstance(part, memoryview) or part.format != view.format:
-        part = memoryview(array(view.format, part))
-    view[: count * width] = part
 
 
 class Report(NamedTuple):

@@ -165,7 +165,7 @@ class Learner(Bijection):
         loss = correct = 0.0
         for first in range(0, samples.size, self.recipe.batch):
             n = self._batch.fill(samples, targets, first, self.recipe.batch)
-            self.step(n)
+            self._step(n)
             loss += self._report[0] * n
             correct += self._report[1] * n
         return self._new_report(loss / samples.size, correct / samples.size, samples.size)
@@ -192,7 +192,7 @@ class Learner(Bijection):
             See `learn_many`; nothing was learned.
         """
         self._batch.fill(self._batch.sample(x), self._batch.target_of_one(y), 0, 1)
-        self.step(1)
+        self._step(1)
         return self._new_report(self._report[0], self._report[1], 1)
 
     @exclusive
@@ -204,12 +204,15 @@ class Learner(Bijection):
         DataError, NumericError
             See `learn_many`; the message of the latter says whether the model is still whole.
         """
+        self._step(n)
+
+    def _step(self, n: int) -> None:
         self._need_whole()
         try:
             self.runtime.run("train", n)
         except (NumericError, KeyboardInterrupt) as error:
             cause = error.__cause__ if isinstance(error, KeyboardInterrupt) else error
-            failed = isinstance(cause, NumericError) and self._program.has_update(before=cause.row)
+            failed = isinstance(cause, NumericError) and self._program.has_update(until=cause.row)
             self._torn = failed and not self._deferred
             if not self._torn or not isinstance(error, NumericError):
                 raise

@@ -125,9 +125,11 @@ class Lowering:
         return self.program.repeat(self.schedule.chunk)
 
     def _context(self, train: bool, stored: str = "") -> Context:
-        capacity = self.schedule.micro_batch if stored else self.schedule.chunk
+        schedule = self.schedule
+        capacity, once = schedule.micro_batch if stored else schedule.chunk, schedule.chunk == schedule.micro_batch
         return Context(
-            self.program, self.schedule.chunk, capacity, self.tensors.counters, self.schedule.threads, train, stored
+            self.program, schedule.chunk, capacity, self.tensors.counters, self.tensors.barrier, schedule.threads,
+            once, train, stored,
         )
 
     # -- forward ----------------------------------------------------------------------------------------------
@@ -238,7 +240,9 @@ class Lowering:
     def _loss_and_head(self) -> None:
         program, tensors, head = self.program, self.tensors, self.tensors.head
         size = self.schedule.micro_batch
-        context = Context(program, size, size, self.tensors.counters, self.schedule.threads, True)
+        context = Context(
+            program, size, size, tensors.counters, tensors.barrier, self.schedule.threads, once=True, train=True
+        )
         with (
             program.block("head"), program.scope(Region.WORKSPACE, "head"),
             self.updater.gradient("head", "head", head) as gradients,

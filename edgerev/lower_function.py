@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from edgerev import layers
 from edgerev.kernels.layout import NO_TENSOR, Op
-from edgerev.lower_layers import Context, Convolution, LoweredLayer, lower_layer
+from edgerev.lower_layers import Context, Convolution, FusedSGD, Gradient, LoweredLayer, lower_layer
 from edgerev.program import Program, Region
 
 
@@ -97,7 +97,7 @@ class Sequential:
         return self._gradient_tensor(context, len(self.layers))
 
     def backward(
-        self, context: Context, activations: list[int], dy: int, gradients: list[list[int]], dx: int = NO_TENSOR, *,
+        self, context: Context, activations: list[int], dy: int, gradients: list[Gradient], dx: int = NO_TENSOR, *,
         add: bool = False,
     ) -> None:
         """Emit both gradients of every layer, last layer first.
@@ -112,20 +112,30 @@ class Sequential:
             lowered, x = self.layers[index], activations[index]
             if self._passes(lowered, context) or self._masked(index + 1):
                 continue
-            lowered.weight_gradient(context, x, dy, gradients[index])
-            if index == 0 and dx == NO_TENSOR:
-                return
-            if index == 0 and isinstance(lowered, Convolution):
-                lowered.input_gradient(context, x, dy, dx, self._weights(index), add=add)
-                return
-            inner = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
             if isinstance(lowered, Convolution):
-                mask = x if self._masked(index) else NO_TENSOR
-                lowered.input_gradient(context, x, dy, inner, self._weights(index), mask=mask)
+                inner = dx if index == 0 else self._gradient_tensor(context, index)
+                if inner != NO_TENSOR:  # before the weights change
+                    mask = x if self._masked(index) else NO_TENSOR
+                    lowered.input_gradient(
+                        context, x, dy, inner, self._weights(index), mask=mask, add=add and index == 0
+                    )
+                self._weight_gradient(index, context, x, dy, gradients)
+                if index == 0:
+                    return
             else:
+                inner = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
+                self._weight_gradient(index, context, x, dy, gradients)
                 lowered.input_gradient(context, x, dy, inner, self._weights(index))
             dy = inner
         self.program.emit(Op.ACCUMULATE if add else Op.COPY, dx, dy)
+
+    def _weight_gradient(self, index: int, context: Context, x: int, dy: int, gradients: list[Gradient]) -> None:
+        lowered, gradient = self.layers[index], gradients[index]
+        if isinstance(gradient, FusedSGD):
+            assert isinstance(lowered, Convolution)
+            lowered.update(context, x, dy, self._weights(index), gradient)
+        else:
+            lowered.weight_gradient(context, x, dy, gradient)
 
     def _fused(self, index: int) -> bool:
         """Return whether layer `index` is a ReLU that the product before it applies."""
@@ -153,10 +163,7 @@ class Sequential:
                 halo = lowered.halo
                 break
         shape = self.layers[index].inputs if index < len(self.layers) else self.layers[-1].outputs
-        tensor = context.activation(f"x{index}", shape, halo)
-        if any(halo):
-            self.program.emit(Op.HALO, tensor)
-        return tensor
+        return context.activation(f"x{index}", shape, halo)
 
     def _gradient_tensor(self, context: Context, index: int) -> int:
         """Return the tensor of the gradient before layer `index`, as the next layer backwards wants it."""
@@ -166,7 +173,4 @@ class Sequential:
                 halo = lowered.halo
                 break
         shape = self.layers[index].inputs if index < len(self.layers) else self.layers[-1].outputs
-        tensor = context.scratch(f"dx{index}", shape, halo)
-        if any(halo):
-            self.program.emit(Op.HALO, tensor)
-        return tensor
+        return context.scratch(f"dx{index}", shape, halo)

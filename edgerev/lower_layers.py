@@ -10,7 +10,17 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgerev import layers
-from edgerev.kernels.layout import NO_TENSOR, WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD, Activation, NormKind, Op
+from edgerev.kernels.layout import (
+    GRAIN,
+    NO_TENSOR,
+    WINOGRAD_BLOCK,
+    WINOGRAD_LINE_BLOCK,
+    WINOGRAD_OUTPUTS,
+    WINOGRAD_PAD,
+    Activation,
+    NormKind,
+    Op,
+)
 from edgerev.program import Program, Region
 
 Shape3 = tuple[int, int, int]
@@ -38,6 +48,16 @@ class ParameterSpec(NamedTuple):
     decays: bool
 
 
+class FusedSGD(NamedTuple):
+    """A layer's gradient that goes straight into its update."""
+
+    scalars: int
+    decay: float
+
+
+Gradient = list[int] | FusedSGD  # a tensor for each parameter of a layer, or none
+
+
 @dataclass(frozen=True)
 class Context:
     """What lowering a layer needs to know of its surroundings.
@@ -46,6 +66,7 @@ class Context:
     ----------
     chunk, capacity : samples that scratch tensors hold, and those that stored activations hold
     threads : most threads that run it; some instructions need scratch for each
+    once : whether the samples come all at once, not chunk by chunk
     train : whether dropout is on
     streams : number of the first random stream that the layers may draw from, one for each layer
     stored : name under which activations stay until the backward pass; empty when they are computed again
@@ -55,7 +76,9 @@ class Context:
     chunk: int
     capacity: int
     counters: int
+    barrier: int
     threads: int
+    once: bool
     train: bool
     stored: str = ""
     streams: int = 0
@@ -139,24 +162,30 @@ class Convolution(LoweredLayer):
         ]
 
     def prepare(self, context: Context, weights: list[int], forward: bool, backward: bool) -> None:
-        program = context.program
-        if forward and self.filter:
-            program.emit(Op.WINOGRAD_WEIGHTS, self._mapped(context), weights[0], **self.sizes)
-        if backward:
-            program.emit(Op.FLIP, self._flipped(context), weights[0])
-            if self.filter:
-                flipped = self._mapped(context, flipped=True)
-                program.emit(Op.WINOGRAD_WEIGHTS, flipped, self._flipped(context), **self.sizes)
+        if not context.once:
+            if forward and self.filter:
+                self._mapped(context, weights[0], emit=True)
+            if backward:
+                self._mapped(context, weights[0], flipped=True, emit=True)
 
-    def _mapped(self, context: Context, *, flipped: bool = False) -> int:
-        assert self.filter is not None
-        channels, columns = self.inputs[2], self.outputs[2]
-        shape = (columns, channels) if flipped else (channels, columns)
-        return context.shared(f"u{self.index}{'.flipped' * flipped}", (self.filter.positions, *shape))
+    def _mapped(self, context: Context, weight: int, *, flipped: bool = False, emit: bool) -> int:
+        """Return the tensor of the weights as the products want them, `flipped` for the gradient of the input.
 
-    def _flipped(self, context: Context) -> int:
-        taps, channels, columns = self.parameters()[0].shape
-        return context.shared(f"flipped{self.index}", (taps, columns, channels))
+        Emit what writes it where the samples come all at once: then it is still in the cache when it is used.
+        """
+        program, (taps, channels, columns) = context.program, self.parameters()[0].shape
+        if flipped:
+            channels, columns, source = columns, channels, weight
+            weight = context.shared(f"flipped{self.index}", (taps, channels, columns))
+            if emit:
+                program.emit(Op.FLIP, weight, source)
+        if self.filter is None:
+            return weight
+        shape = (self.filter.positions, channels * columns + WINOGRAD_PAD)
+        mapped = context.shared(f"u{self.index}{'.flipped' * flipped}", shape)
+        if emit:
+            program.emit(Op.WINOGRAD_WEIGHTS, mapped, weight, **self.sizes)
+        return mapped
 
     def _work(self, context: Context, *, gradient: bool) -> int:
         assert self.filter is not None
@@ -165,7 +194,8 @@ class Convolution(LoweredLayer):
 
     def forward(self, context: Context, x: int, y: int, weights: list[int], *, relu: bool = False) -> None:
         if self.filter:
-            operands = (y, self._work(context, gradient=False), x, self._mapped(context), weights[1])
+            mapped = self._mapped(context, weights[0], emit=context.once)
+            operands = (y, self._work(context, gradient=False), x, mapped, weights[1])
             context.program.emit(Op.WINOGRAD, *operands, **self.sizes, relu=relu)
         else:
             context.program.emit(Op.CONV, y, x, *weights, **self.sizes, relu=relu)
@@ -173,19 +203,24 @@ class Convolution(LoweredLayer):
     def weight_gradient(self, context: Context, x: int, dy: int, gradients: list[int]) -> None:
         if self.filter:
             work = self._work(context, gradient=True)
-            context.program.emit(Op.WINOGRAD_WGRAD, *gradients, work, x, dy, **self.sizes)
+            context.program.emit(Op.WINOGRAD_WGRAD, *gradients, work, x, dy, context.barrier, **self.sizes)
         else:
             context.program.emit(Op.CONV_WGRAD, *gradients, x, dy, **self.sizes)
+
+    def update(self, context: Context, x: int, dy: int, weights: list[int], sgd: FusedSGD) -> None:
+        """Emit the gradient of the parameters and their update in one."""
+        context.program.emit(Op.CONV_SGD, *weights, x, dy, sgd.scalars, **self.sizes, decay=sgd.decay)
 
     def input_gradient(
         self, context: Context, x: int, dy: int, dx: int, weights: list[int], *, mask: int = NO_TENSOR,
         add: bool = False,
     ) -> None:
+        mapped = self._mapped(context, weights[0], flipped=True, emit=context.once)
         if self.filter:
-            operands = (dx, self._work(context, gradient=False), dy, self._mapped(context, flipped=True))
+            operands = (dx, self._work(context, gradient=False), dy, mapped)
             context.program.emit(Op.WINOGRAD, *operands, NO_TENSOR, mask, **self.sizes, add=add)
         else:
-            context.program.emit(Op.CONV, dx, dy, self._flipped(context), NO_TENSOR, mask, **self.sizes, add=add)
+            context.program.emit(Op.CONV, dx, dy, mapped, NO_TENSOR, mask, **self.sizes, add=add)
 
 
 class MinimalFilter(NamedTuple):
@@ -194,16 +229,21 @@ class MinimalFilter(NamedTuple):
     Attributes
     ----------
     positions : products of one tile and one pair of channels
+    tiles : tiles of a sample
+    both : whether tiles reach in both directions of an image
     """
 
     positions: int
+    tiles: int
+    both: bool
 
     def work(self, channels: int, columns: int, threads: int, gradient: bool) -> int:
         """Return the float32 of scratch that WINOGRAD or WINOGRAD_WGRAD needs."""
         if not gradient:
             return threads * self.positions * (WINOGRAD_BLOCK * (channels + columns) + 2 * WINOGRAD_PAD)
-        each = self.positions * (2 * WINOGRAD_BLOCK * max(channels, columns) + 2 * WINOGRAD_PAD)
-        return threads * each + self.positions * channels * columns
+        tiles = threads * (WINOGRAD_BLOCK if self.both else WINOGRAD_LINE_BLOCK)
+        sums = max(1, tiles // self.tiles) * (channels * columns + WINOGRAD_PAD)
+        return self.positions * (tiles * (channels + columns) + 2 * WINOGRAD_PAD + sums)
 
 
 def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], columns: int) -> MinimalFilter | None:
@@ -219,10 +259,10 @@ def minimal_filter(kernel: tuple[int, int], inputs: tuple[int, int, int], column
     if width % WINOGRAD_OUTPUTS or (height % WINOGRAD_OUTPUTS if both else height != 1):
         return None
     tiles = width // WINOGRAD_OUTPUTS * (height // WINOGRAD_OUTPUTS if both else 1)
-    if channels % 16 or columns % 16 or tiles < WINOGRAD_BLOCK:
+    if channels % GRAIN or columns % GRAIN or tiles < WINOGRAD_BLOCK:
         return None
     size = WINOGRAD_OUTPUTS + kernel[1] - 1
-    return MinimalFilter(size * size if both else size)
+    return MinimalFilter(size * size if both else size, tiles, both)
 
 
 class _Depthwise(LoweredLayer):

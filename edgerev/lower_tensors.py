@@ -40,7 +40,7 @@ class NetTensors:
         self.scalars = tensor("scalars", (layout.SCALARS_SIZE,), region)
         self.report = tensor("report", (layout.REPORT_SIZE,), region)
         tensor("status", (layout.MAX_THREADS, layout.STATUS_LINE), region, dtype=DType.I32)
-        tensor("barrier", (layout.BARRIER_SIZE,), region, dtype=DType.I32)
+        self.barrier = tensor("barrier", (layout.BARRIER_SIZE,), region, dtype=DType.I32)
 
     def _input_output(self) -> None:
         tensor, batch, net = self.program.tensor, self.recipe.batch, self.net

@@ -8,7 +8,9 @@ from contextlib import contextmanager
 from edgerev.kernels import layout
 from edgerev.kernels.layout import ClipKind, Op
 from edgerev.lower_function import Sequential
+from edgerev.lower_layers import Convolution, FusedSGD, Gradient, LoweredLayer
 from edgerev.lower_tensors import NetTensors
+from edgerev.optimizers import SGD
 from edgerev.program import Region
 
 
@@ -28,10 +30,10 @@ class Updater:
             self.recipe.atomic or schedule.micro_batch < self.recipe.batch
             or (clip is not None and clip.kind == "global")
         )
-        self._gradients: dict[str, list[list[int]]] = {}
+        self._gradients: dict[str, list[Gradient]] = {}
 
     @contextmanager
-    def gradient(self, name: str, key: str, module: Sequential) -> Iterator[list[list[int]]]:
+    def gradient(self, name: str, key: str, module: Sequential) -> Iterator[list[Gradient]]:
         """Provide tensors for a module's gradient; on leaving, update its parameters unless that is deferred."""
         if self.deferred:
             if name not in self._gradients:
@@ -42,26 +44,37 @@ class Updater:
             gradients = self._gradient_tensors("", Region.GRADIENT, module)
             yield gradients
             with self.program.samples(0, self.recipe.batch):
-                self._norm(gradients, reset=True)
-                self.program.emit(Op.CHECK)
-                self._clip_function(module)
+                if self.recipe.clip is not None:
+                    self._norm(gradients, reset=True)
+                    self.program.emit(Op.CHECK)
+                    self._clip_function(module)
                 self._update(module, gradients)
+                self.program.emit(Op.CHECK)
 
-    def _gradient_tensors(self, prefix: str, region: Region, module: Sequential) -> list[list[int]]:
+    def _at_once(self, lowered: LoweredLayer) -> FusedSGD | None:
+        """Return how a layer's gradient becomes its update without being written, or None."""
+        optimizer, schedule = self.recipe.optimizer, self.tensors.schedule
+        if not (isinstance(lowered, Convolution) and lowered.filter is None and isinstance(optimizer, SGD)):
+            return None
+        if self.deferred or self.recipe.clip or optimizer.moments or schedule.chunk < self.recipe.batch:
+            return None
+        return FusedSGD(self.tensors.scalars, optimizer.weight_decay)
+
+    def _gradient_tensors(self, prefix: str, region: Region, module: Sequential) -> list[Gradient]:
         return [
-            [
+            self._at_once(module.layers[index]) or [
                 self.program.tensor(f"{prefix}{index}.{k}.gradient", self._shape(parameter.tensor), region)
                 for k, parameter in enumerate(found)
             ]
             for index, found in enumerate(module.parameters)
-        ]
+        ]  # fmt: skip
 
     def _shape(self, tensor: int) -> tuple[int, int, int]:
         return self.program.decode_tensor(tensor).shape
 
-    def _norm(self, gradients: list[list[int]], *, reset: bool) -> None:
+    def _norm(self, gradients: list[Gradient], *, reset: bool) -> None:
         """Add up the squares of a module's gradient, which also finds values that are not finite."""
-        for gradient in (gradient for found in gradients for gradient in found):
+        for gradient in (gradient for found in gradients if isinstance(found, list) for gradient in found):
             self.program.emit(Op.GRAD_NORM, self.tensors.scalars, gradient, slot=layout.V_GRAD_SQUARES, reset=reset)
             reset = False
 
@@ -78,9 +91,11 @@ class Updater:
         kind = ClipKind.ADAPTIVE if clip.kind == "adaptive" else ClipKind.NORM
         self.program.emit(Op.CLIP, self.tensors.scalars, kind=kind, limit=clip.limit)
 
-    def _update(self, module: Sequential, gradients: list[list[int]]) -> None:
+    def _update(self, module: Sequential, gradients: list[Gradient]) -> None:
         optimizer = self.recipe.optimizer
         for found, slopes in zip(module.parameters, gradients):
+            if isinstance(slopes, FusedSGD):
+                continue
             for parameter, slope in zip(found, slopes):
                 moments = (*parameter.moments, -1, -1)[:2]
                 constants = dict(optimizer.constants())

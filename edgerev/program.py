@@ -266,12 +266,13 @@ class Program:
             },
         )
 
-    def has_update(self, before: int | None) -> bool:
-        """Return whether the training section changes parameters before row `before`."""
-        if before is None:
+    def has_update(self, until: int | None) -> bool:
+        """Return whether the training section changes parameters by row `until`, that row included."""
+        if until is None:
             return False
         start = self.sections["train"][0]
-        return Op.UPDATE in self.rows[start * layout.ROW + layout.OP : before * layout.ROW : layout.ROW]
+        ops = self.rows[start * layout.ROW + layout.OP : (until + 1) * layout.ROW : layout.ROW]
+        return Op.UPDATE in ops or Op.CONV_SGD in ops
 
     def scope_of(self, number: int) -> str | None:
         """Return the key of the scope that a scratch tensor belongs to, None for a tensor that stays."""

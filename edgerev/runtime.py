@@ -18,6 +18,7 @@ from edgerev.numbers import whole
 from edgerev.program import Program, Region
 from edgerev.team import Call, Team
 
+SPINS = 1000  # of a waiting thread, some 40 us; then it yields, or more threads than cores would cost milliseconds
 _CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DType.I64: "q", DType.F64: "d"}
 
 _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
@@ -169,7 +170,7 @@ class Runtime:
 
     def _prepare_barrier(self) -> None:
         barrier = self.view("barrier")
-        barrier[layout.BARRIER_SPINS] = 100  # then yield: with more threads than cores, spinning on costs milliseconds
+        barrier[layout.BARRIER_SPINS] = SPINS
         address = ctypes.cast(ctypes.CDLL(None).sched_yield, ctypes.c_void_p).value or 0
         slot = memoryview(array("q", [address])).cast("B").cast("i")
         barrier[layout.BARRIER_YIELD], barrier[layout.BARRIER_YIELD + 1] = slot[0], slot[1]
@@ -188,21 +189,26 @@ class Runtime:
         KeyboardInterrupt
             Its cause is what went wrong besides, or None.
         """
-        most = min(self.program.most_samples[name] for name in (section, until or section))
-        whole(f"samples for {section}", n, 1, most)
-        first, last = self.program.sections[section]
-        if until:
-            last = self.program.sections[until][1]
+        sections, most_samples = self.program.sections, self.program.most_samples
+        until = until or section
+        most = min(most_samples[section], most_samples[until])
+        if type(n) is not int or not 1 <= n <= most:
+            n = whole(f"samples for {section}", n, 1, most)
+        first, last = sections[section][0], sections[until][1]
         try:
-            if self._team is None:
-                self._call(first, last, n, 0)
-            else:
-                self._team.run(first, last, n)
+            failed = self.run_rows(first, last, n)
         except KeyboardInterrupt as interrupt:  # it came while the kernels ran, and they ran to their end
             raise interrupt from self._failure()
-        failure = self._failure()
-        if failure is not None:
+        if failed:
+            failure = self._failure()
+            assert failure is not None
             raise failure
+
+    def run_rows(self, first: int, last: int, n: int) -> int:
+        """Run rows ``first .. last - 1`` with all threads; return the failing thread + 1, or 0. For measuring."""
+        if self._team is None:
+            return self._call(first, last, n, 0)
+        return self._team.run(first, last, n)
 
     def _failure(self) -> EdgerevError | None:
         """Return what went wrong first in the program's order, and clear the status."""

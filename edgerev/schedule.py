@@ -95,7 +95,7 @@ class _Search:
 
     def usual(self, micro_batch: int) -> Schedule:
         """Return the reversible schedule whose chunks are as large as a cache likes."""
-        return Schedule(micro_batch, usual_chunk(self.net, micro_batch), threads=self.threads)
+        return Schedule(micro_batch, usual_chunk(self.net, micro_batch, self.threads), threads=self.threads)
 
     def fastest(self, budget: int) -> Schedule:
         """Return the fastest schedule that fits; BudgetError if none does."""
@@ -181,8 +181,8 @@ def _divisors(number: int, most: int) -> list[int]:
     return [divisor for divisor in range(most, 0, -1) if number % divisor == 0]
 
 
-def usual_chunk(net: Net, micro_batch: int) -> int:
-    """Return how many samples go through a residual function at a time: as many as a processor's cache holds.
+def usual_chunk(net: Net, micro_batch: int, threads: int) -> int:
+    """Return how many samples go through a residual function at a time: as many as the processors' caches hold.
 
     What passes between the layers is then read where it was just written, and the workspace is small.
     """
@@ -194,4 +194,4 @@ def usual_chunk(net: Net, micro_batch: int) -> int:
                 shape = layer.output_shape(shape)
                 size += math.prod(shape)
             largest = max(largest, 4 * size)
-    return _divisors(micro_batch, max(1, min(micro_batch, CHUNK_BYTES // largest)))[0]
+    return _divisors(micro_batch, max(1, min(micro_batch, threads * CHUNK_BYTES // largest)))[0]

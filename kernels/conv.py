@@ -7,15 +7,15 @@ neither tensor has a halo and the kernel is 1x1, all positions of all samples ar
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f32_at, one_pointer
+from edgerev.kernels.intrinsics import advance, as_float, f32_at, fma, outside, three_floats
 from edgerev.kernels.jit import jit, kernel
-from edgerev.kernels.maths import multiply_add
+from edgerev.kernels.layout import V_RATE, Status
+from edgerev.kernels.maths import float_bits, multiply_add
+from edgerev.kernels.matrix import product, product_of_transposed
 from edgerev.kernels.operands import (
     T_CHANNELS,
     T_HEIGHT,
     T_OFFSET,
-    T_PAD_X,
-    T_PAD_Y,
     T_STRIDE,
     T_WIDTH,
     continues,
@@ -24,48 +24,34 @@ from edgerev.kernels.operands import (
     line_offset,
     line_stride,
     parameter,
+    real_parameter,
+    record,
     samples,
     share,
     tensor,
+    whole,
 )
 from edgerev.kernels.tile import (
+    DECAY,
+    FAILED,
     FROM_BIAS,
     FROM_C,
     FROM_ZERO,
     MASK,
     PLAIN,
+    RATE,
     RELU,
-    TILE_ROWS,
+    SGD,
+    WIDTH,
     strip,
     strip_transposed,
     strip_width,
 )
+from edgerev.kernels.vectors import transpose, update_by_outer
 
+INFINITY = np.float32(np.inf)
+NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
 PART = 32  # positions of a line that one thread computes in a row
-
-
-@jit
-def _no_halo(t):
-    return t[T_PAD_Y] == 0 and t[T_PAD_X] == 0
-
-
-@jit
-def _matrix(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threads):
-    """C (rows x columns) = A (rows x inner) B + bias; threads share rows, or columns where rows are few."""
-    row0, row1, column0, column1 = np.intp(0), rows, np.intp(0), columns
-    if rows >= threads * TILE_ROWS:
-        row0, row1 = share(rows, thread, threads)
-    else:
-        column0, column1 = share(columns, thread, threads)
-    j = column0
-    while j < column1:
-        width = strip_width(column1 - j, row1 - row0)
-        at = row0 * columns + j
-        strip(
-            width, advance(c, at), columns, advance(a, row0 * inner), inner, advance(b, j), columns,
-            row1 - row0, inner, 1, 0, 0, 1, 0, 0, advance(bias, j), start, advance(mask, at), end,
-        )
-        j += width
 
 
 @kernel
@@ -85,9 +71,9 @@ def conv(row, tensors, arena, n, thread, threads, status):
         tm, mask, end = tensor(row, tensors, 4), floats(row, tensors, arena, 4), np.intp(MASK)
     kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
-    if kernel_h * kernel_w == 1 and _no_halo(tx) and _no_halo(ty) and _no_halo(tm):
+    if kernel_h * kernel_w == 1 and whole(tx) and whole(ty) and whole(tm):
         rows = count * ty[T_HEIGHT] * ty[T_WIDTH]
-        _matrix(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
+        product(y, x, w, bias, start, mask, end, rows, channels, columns, thread, threads)
         return
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     inner = kernel_w * channels
@@ -107,19 +93,19 @@ def conv(row, tensors, arena, n, thread, threads, status):
         j += width
 
 
-@kernel
-def conv_wgrad(row, tensors, arena, n, thread, threads, status):
-    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w)."""
-    count = samples(row, n)
-    tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
-    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), continues(row)
-    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+@jit
+def _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, bias, start, end, thread, threads):
+    """Sum x dy over samples and positions for each weight; threads share rows."""
     channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
     height, width = ty[T_HEIGHT], ty[T_WIDTH]
-    run, run1, run2 = width, height, count
-    if _no_halo(tx) and _no_halo(ty):
-        run, run1, run2 = count * height * width, np.intp(1), np.intp(1)
+    if whole(tx) and whole(ty):  # then the kernel is 1x1
+        first, last = share(channels, thread, threads)
+        positions = count * height * width
+        product_of_transposed(
+            advance(dw, first * columns), advance(x, first), channels, dy, bias, start, end, last - first, positions,
+            columns,
+        )
+        return
     x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
     per_tap_row = kernel_w * channels
     row0, row1 = share(kernel_h * per_tap_row, thread, threads)
@@ -133,27 +119,87 @@ def conv_wgrad(row, tensors, arena, n, thread, threads, status):
             lanes = strip_width(columns - j, last - first)
             strip_transposed(
                 lanes, advance(dw, first * columns + j), columns, a, channels, advance(dy, j), columns,
-                last - first, run, run1, line_stride(tx), line_stride(ty), run2, tx[T_STRIDE], ty[T_STRIDE], dw, start,
-                dw, PLAIN,
+                last - first, width, height, line_stride(tx), line_stride(ty), count, tx[T_STRIDE], ty[T_STRIDE], bias,
+                start, dw, end,
             )
             j += lanes
-    if has(row, 1):
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)
 
 
 @jit
-def bias_gradient(db, dy, ty, count, accumulate, thread, threads):
+def bias_gradient(db, dy, ty, count, bias, start, end, thread, threads):
     """Sum dy over samples and positions, in that order, for each channel; threads share channels."""
-    channels, one = ty[T_CHANNELS], one_pointer()
-    start = np.intp(FROM_C) if accumulate else np.intp(FROM_ZERO)
+    channels, one = ty[T_CHANNELS], three_floats(np.float32(1), np.float32(0), np.float32(0))
     j, last = share(channels, thread, threads)
     while j < last:
         lanes = strip_width(last - j, 1)
         strip_transposed(
             lanes, advance(db, j), channels, one, 0, advance(dy, j), channels, 1, ty[T_WIDTH], ty[T_HEIGHT], 0,
-            line_stride(ty), count, 0, ty[T_STRIDE], db, start, db, PLAIN,
+            line_stride(ty), count, 0, ty[T_STRIDE], bias, start, db, end,
         )
         j += lanes
+
+
+@jit
+def start_of_sums(row):
+    """Return where the sums over samples of this instruction's chunk start."""
+    return np.intp(FROM_C) if continues(row) else np.intp(FROM_ZERO)
+
+
+@kernel
+def conv_wgrad(row, tensors, arena, n, thread, threads, status):
+    """CONV_WGRAD dw db; x dy (kernel_h, kernel_w)."""
+    tx, ty, count = tensor(row, tensors, 2), tensor(row, tensors, 3), samples(row, n)
+    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    kernel_h, kernel_w, start = parameter(row, 0), parameter(row, 1), start_of_sums(row)
+    _weight_gradient(dw, x, dy, tx, ty, count, kernel_h, kernel_w, dw, start, PLAIN, thread, threads)
+    if has(row, 1):
+        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, dw, start, PLAIN, thread, threads)
+
+
+@jit
+def _largest(values, count):
+    """Return the largest magnitude, NaN if there is one: as integers, the bits of magnitudes are in their order."""
+    most = np.int32(0)
+    for i in range(count):
+        most = np.int32(max(most, np.int32(float_bits(values[i]) & np.int32(0x7FFFFFFF))))
+    return as_float(most)
+
+
+@jit
+def _outer_sgd(w, x, dy, channels, columns, constants, thread, threads):
+    """The update by the product of one position's inputs and slopes: no sums, so no tiles."""
+    rate, decay = constants[RATE], constants[DECAY]
+    if outside(_largest(x, channels) * _largest(dy, columns), INFINITY):  # the largest gradient of all
+        constants[FAILED] = np.float32(1)
+        return
+    first, last = share(channels, thread, threads)
+    x = advance(x, first)
+    j = np.intp(0)
+    while j + 4 * WIDTH <= columns:
+        update_by_outer(advance(w, first * columns + j), columns, x, advance(dy, j), last - first, rate, decay)
+        j += 4 * WIDTH
+    for c in range(last - first):
+        line = advance(w, (first + c) * columns)
+        for o in range(j, columns):
+            line[o] = fma(-rate, fma(decay, line[o], fma(x[c], dy[o], np.float32(0))), line[o])
+
+
+@kernel
+def conv_sgd(row, tensors, arena, n, thread, threads, status):
+    """CONV_SGD w b; x dy scalars (kernel_h, kernel_w, decay)."""
+    tx, ty, count = tensor(row, tensors, 2), tensor(row, tensors, 3), samples(row, n)
+    w, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
+    rate = f32_at(arena, tensor(row, tensors, 4)[T_OFFSET])[V_RATE]
+    kernel_h, kernel_w = parameter(row, 0), parameter(row, 1)
+    constants = three_floats(rate, real_parameter(row, 2), np.float32(0))
+    if count * ty[T_HEIGHT] * ty[T_WIDTH] == 1 and kernel_h * kernel_w == 1:
+        _outer_sgd(w, x, dy, tx[T_CHANNELS], ty[T_CHANNELS], constants, thread, threads)
+    else:
+        _weight_gradient(w, x, dy, tx, ty, count, kernel_h, kernel_w, constants, FROM_ZERO, SGD, thread, threads)
+    constants[DECAY] = np.float32(0)  # biases do not decay
+    bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, constants, FROM_ZERO, SGD, thread, threads)
+    if constants[FAILED] != np.float32(0):
+        record(status, NOT_FINITE, -1)
 
 
 @kernel
@@ -162,22 +208,22 @@ def flip(row, tensors, arena, n, thread, threads, status):
     tw = tensor(row, tensors, 1)
     target, w = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET]), f32_at(arena, tw[T_OFFSET])
     taps, channels, columns = tw[T_HEIGHT], tw[T_WIDTH], tw[T_CHANNELS]
-    first, last = share(taps * columns, thread, threads)
-    line = first
-    while line < last:
-        tap, column = line // columns, line % columns
+    bands = (columns + WIDTH - 1) // WIDTH  # a band is as many columns of w, so lines of the target, as a vector has
+    first, last = share(taps * bands, thread, threads)
+    for band in range(first, last):
+        tap, column = band // bands, (band % bands) * WIDTH
         source = advance(w, (taps - 1 - tap) * channels * columns + column)
-        a = advance(target, line * channels)
-        if column + 4 <= columns and line + 4 <= last:  # four columns at a time share the lines of the cache they read
-            b, c, d = advance(a, channels), advance(a, 2 * channels), advance(a, 3 * channels)
-            for i in range(channels):
-                a[i], b[i], c[i], d[i] = source[0], source[1], source[2], source[3]
-                source = advance(source, columns)
-            line += 4
-        else:
-            for i in range(channels):
-                a[i] = source[i * columns]
-            line += 1
+        lines = advance(target, (tap * columns + column) * channels)
+        width = min(columns - column, np.intp(WIDTH))
+        i = np.intp(0)
+        if width == WIDTH:
+            while i + WIDTH <= channels:
+                transpose(advance(lines, i), channels, advance(source, i * columns), columns)
+                i += WIDTH
+        while i < channels:
+            for k in range(width):
+                lines[k * channels + i] = source[i * columns + k]
+            i += 1
 
 
 @kernel
@@ -228,4 +274,5 @@ def depthwise_wgrad(row, tensors, arena, n, thread, threads, status):
                 a = advance(x, line_offset(tx, line) + shift + position * channels)
                 multiply_add(target, a, advance(dy, line_offset(ty, line) + position * channels), channels)
     if has(row, 1):
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, count, accumulate, thread, threads)
+        db = floats(row, tensors, arena, 1)
+        bias_gradient(db, dy, ty, count, dw, start_of_sums(row), PLAIN, thread, threads)

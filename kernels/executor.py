@@ -5,29 +5,26 @@ from numba import types
 
 from edgerev.kernels import layout
 from edgerev.kernels.activation import activation, activation_grad
-from edgerev.kernels.conv import conv, conv_wgrad, depthwise, depthwise_wgrad, flip
+from edgerev.kernels.barrier import barrier
+from edgerev.kernels.conv import conv, conv_sgd, conv_wgrad, depthwise, depthwise_wgrad, flip
 from edgerev.kernels.intrinsics import (
     I32P,
     I64P,
     U8P,
     advance,
-    atomic_add,
-    atomic_load,
-    atomic_store,
-    call_address,
     enter_float_environment,
     leave_float_environment,
-    pause,
 )
 from edgerev.kernels.jit import jit
 from edgerev.kernels.layout import Op
 from edgerev.kernels.loss import loss, probability, report
 from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
-from edgerev.kernels.operands import FIRST, S_CODE, S_CURRENT, S_ROW, parameter, record, samples
+from edgerev.kernels.operands import FIRST, OPERANDS, S_CODE, S_CURRENT, S_ROW, parameter, record, samples
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
+from edgerev.kernels.peak import peak
 from edgerev.kernels.ridge import ridge_solve, ridge_sums
 from edgerev.kernels.sample import dropout, initialise, read_input
-from edgerev.kernels.state import accumulate, copy, couple, halo, load, pool, pool_grad, squeeze, zero
+from edgerev.kernels.state import accumulate, clear_halo, copy, couple, load, pool, pool_grad, squeeze, zero
 from edgerev.kernels.winograd import winograd, winograd_weights, winograd_wgrad
 
 # rows, tensors, arena, first row, last row + 1, samples, thread, threads, status, barrier
@@ -36,14 +33,11 @@ SIGNATURE = types.int32(
 )
 
 ROW, LINE, S_COPY = layout.ROW, layout.STATUS_LINE, layout.S_COPY
-ARRIVED, GENERATION = layout.BARRIER_ARRIVED, layout.BARRIER_GENERATION
-SPINS, YIELD = layout.BARRIER_SPINS, layout.BARRIER_YIELD
 UNKNOWN_OP = int(layout.Status.UNKNOWN_OP)
 CHECK, REPEAT = int(Op.CHECK), int(Op.REPEAT)
 
 # Numba does not take members of an IntEnum as constants.
 INPUT = int(Op.INPUT)
-HALO = int(Op.HALO)
 CONV = int(Op.CONV)
 FLIP = int(Op.FLIP)
 CONV_WGRAD = int(Op.CONV_WGRAD)
@@ -77,6 +71,8 @@ ADVANCE = int(Op.ADVANCE)
 WINOGRAD_WEIGHTS = int(Op.WINOGRAD_WEIGHTS)
 WINOGRAD = int(Op.WINOGRAD)
 WINOGRAD_WGRAD = int(Op.WINOGRAD_WGRAD)
+CONV_SGD = int(Op.CONV_SGD)
+PEAK = int(Op.PEAK)
 
 
 @jit
@@ -84,8 +80,6 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
     op = row[0]
     if op == INPUT:
         read_input(row, tensors, arena, n, thread, threads, status)
-    elif op == HALO:
-        halo(row, tensors, arena, n, thread, threads, status)
     elif op == CONV:
         conv(row, tensors, arena, n, thread, threads, status)
     elif op == FLIP:
@@ -152,27 +146,12 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
         winograd(row, tensors, arena, n, thread, threads, status)
     elif op == WINOGRAD_WGRAD:
         winograd_wgrad(row, tensors, arena, n, thread, threads, status)
+    elif op == CONV_SGD:
+        conv_sgd(row, tensors, arena, n, thread, threads, status)
+    elif op == PEAK:
+        peak(row, tensors, arena, n, thread, threads, status)
     else:
         record(status, UNKNOWN_OP, -1)
-
-
-@jit
-def barrier(words, threads):
-    """Wait for all threads; spin a little, then give the processor away."""
-    if threads == 1:
-        return
-    generation = atomic_load(words, GENERATION)
-    if atomic_add(words, ARRIVED, np.int32(1)) == threads - 1:
-        atomic_store(words, ARRIVED, np.int32(0))
-        atomic_store(words, GENERATION, np.int32(generation + np.int32(1)))
-        return
-    spins = np.int32(0)
-    while atomic_load(words, GENERATION) == generation:
-        if spins < words[SPINS]:
-            spins = np.int32(spins + np.int32(1))
-            pause()
-        else:
-            call_address(words, YIELD)
 
 
 @jit
@@ -215,13 +194,15 @@ def run(rows, tensors, arena, first, last, n, thread, threads, status, words):
             row = _repeated(row, own, offset)
         if row[0] == CHECK:
             failed = first_failure(status, threads)
-            barrier(words, threads)  # else a fast thread's next status parts it from those that still read
+            barrier(words, thread, threads)  # else a fast thread's next status parts it from those that still read
             if failed >= 0:
                 break
         elif samples(row, n) > 0:
             own[S_CURRENT] = np.int32(index)
+            if row[OPERANDS] >= 0:
+                clear_halo(row, tensors, arena, n, thread, threads)
             _dispatch(row, tensors, arena, n, thread, threads, own)
-            barrier(words, threads)
+            barrier(words, thread, threads)
         index += 1
         if index == end:
             offset = offset + size if offset + size < left else np.intp(0)

@@ -1,4 +1,4 @@
-"""What Numba cannot say: typed pointers into the arena, fused multiply-add, saturation, atomics, vector sums.
+"""What Numba cannot say: typed pointers into the arena, fused multiply-add, conversions, atomics.
 
 Each intrinsic emits LLVM IR without calls to a C library, so kernels compile for processors other than the host's.
 """
@@ -24,32 +24,12 @@ I32P = types.CPointer(types.int32)
 I64P = types.CPointer(types.int64)
 U8P = types.CPointer(types.uint8)
 
-LANES = 16  # virtual lanes of every sum along a vector, whatever the hardware's width
 _VOID = ir.VoidType()
 
 
 def declare(builder, name, result, *arguments):
     """Declare an LLVM intrinsic in the module being built."""
     return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
-
-
-def load_vector(builder, pointer, width):
-    """Load `width` float32 that need not be aligned."""
-    value = builder.load(builder.bitcast(pointer, ir.VectorType(f32, width).as_pointer()))
-    value.align = 4
-    return value
-
-
-def store_vector(builder, value, pointer):
-    """Store a vector of float32 where it need not be aligned."""
-    builder.store(value, builder.bitcast(pointer, value.type.as_pointer())).align = 4
-
-
-def splat(builder, scalar, width):
-    """Return a vector of `width` copies of a float32."""
-    undefined = ir.Constant(ir.VectorType(f32, width), ir.Undefined)
-    single = builder.insert_element(undefined, scalar, i32(0))
-    return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(i32, width), [0] * width))
 
 
 def _pointer_at(pointer_type, element):
@@ -83,15 +63,16 @@ def advance(typing_context, pointer, elements):
 
 
 @intrinsic
-def one_pointer(typing_context):
-    """Return a pointer to a float32 that is 1: the matrix with which a product is a sum."""
+def three_floats(typing_context, a, b, c):
+    """Return a pointer to three float32 of the calling function."""
 
     def generate(context, builder, signature, arguments):
-        slot = cgutils.alloca_once(builder, f32)
-        builder.store(ir.Constant(f32, 1.0), slot)
-        return slot
+        slots = cgutils.alloca_once(builder, f32, size=3)
+        for index, value in enumerate(arguments):
+            builder.store(value, builder.gep(slots, [intp(index)]))
+        return slots
 
-    return F32P(), generate
+    return F32P(types.float32, types.float32, types.float32), generate
 
 
 def _unary(name, result_type, argument_type, result, argument):
@@ -162,16 +143,6 @@ def as_float(typing_context, bits):
 
 
 # -- atomics (the barrier) ------------------------------------------------------------------------------------
-
-
-@intrinsic
-def atomic_add(typing_context, pointer, index, value):
-    """Add to ``pointer[index]`` and return the old value; acquires and releases."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.atomic_rmw("add", builder.gep(arguments[0], [arguments[1]]), arguments[2], "acq_rel")
-
-    return types.int32(I32P, types.intp, types.int32), generate
 
 
 @intrinsic
@@ -263,51 +234,6 @@ def leave_float_environment(typing_context, previous):
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
-
-
-# -- sums along a vector --------------------------------------------------------------------------------------
-
-
-@intrinsic
-def dot(typing_context, a, b, count):
-    """Return ``sum a[i] * b[i]``: 16 lanes, element i in lane i % 16, joined by a fixed tree.
-
-    The order of additions does not depend on the hardware's vectors, so neither do the bits.
-    """
-
-    def generate(context, builder, signature, arguments):
-        a, b, count = arguments
-        vector = ir.VectorType(f32, LANES)
-        lanes = cgutils.alloca_once(builder, vector)
-        builder.store(ir.Constant(vector, [0.0] * LANES), lanes)
-        whole = builder.and_(count, intp(-LANES))
-        multiply_add = declare(builder, f"llvm.fma.v{LANES}f32", vector, vector, vector, vector)
-
-        def load(pointer, index):
-            return load_vector(builder, builder.gep(pointer, [index]), LANES)
-
-        with cgutils.for_range_slice(builder, intp(0), whole, intp(LANES), intp=intp) as (index, _):
-            builder.store(builder.call(multiply_add, [load(a, index), load(b, index), builder.load(lanes)]), lanes)
-        scalar = declare(builder, "llvm.fma.f32", f32, f32, f32, f32)
-        with cgutils.for_range_slice(builder, whole, count, intp(1), intp=intp) as (index, _):
-            lane = builder.trunc(builder.sub(index, whole), i32)
-            total = builder.load(lanes)
-            products = [builder.load(builder.gep(pointer, [index])) for pointer in (a, b)]
-            value = builder.call(scalar, [*products, builder.extract_element(total, lane)])
-            builder.store(builder.insert_element(total, value, lane), lanes)
-        value = builder.load(lanes)
-        half = LANES // 2
-        while half:
-            low = ir.Constant(ir.VectorType(i32, half), list(range(half)))
-            high = ir.Constant(ir.VectorType(i32, half), list(range(half, 2 * half)))
-            undefined = ir.Constant(value.type, ir.Undefined)
-            value = builder.fadd(
-                builder.shuffle_vector(value, undefined, low), builder.shuffle_vector(value, undefined, high)
-            )
-            half //= 2
-        return builder.extract_element(value, i32(0))
-
-    return types.float32(F32P, F32P, types.intp), generate
 
 
 @jit

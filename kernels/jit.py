@@ -19,10 +19,10 @@ from numba.core import target_extension as extension
 from numba.core.decorators import jit as numba_jit
 from numba.core.descriptors import TargetDescriptor
 
-from edgerev.kernels.targets import TARGETS, host_target
+from edgerev.kernels.targets import host_target, named
 
 VARIABLE = "EDGEREV_KERNEL_TARGET"
-TARGET = TARGETS[os.environ[VARIABLE]] if VARIABLE in os.environ else host_target()
+TARGET = named(os.environ[VARIABLE]) if VARIABLE in os.environ else host_target()
 TARGET_NAME = "edgerev"
 
 llvm.initialize_all_targets()

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 MAX_THREADS = 16
+GRAIN = 16  # elements or channels that a thread or a vector takes: a multiple of the width of every vector
 NO_TENSOR = -1
 
 # One instruction is a row of int32.
@@ -55,7 +56,6 @@ class Op(IntEnum):
 
     CHECK = 0
     INPUT = 1
-    HALO = 2
     CONV = 3
     FLIP = 4
     CONV_WGRAD = 5
@@ -90,6 +90,8 @@ class Op(IntEnum):
     WINOGRAD_WEIGHTS = 34
     WINOGRAD = 35
     WINOGRAD_WGRAD = 36
+    CONV_SGD = 37
+    PEAK = 38
 
 
 class Activation(IntEnum):
@@ -166,9 +168,11 @@ S_CODE, S_ROW, S_SAMPLE = 0, 1, 2  # Status, row of the instruction, index of th
 S_CURRENT, S_COPY = 3, 4
 STATUS_LINE = 2 * ALIGNMENT // 4
 
-# The barrier tensor (int32): arrivals and generation lie on lines of their own.
-BARRIER_ARRIVED, BARRIER_GENERATION, BARRIER_SPINS, BARRIER_YIELD = 0, 16, 32, 34
-BARRIER_SIZE = 48
+# The barrier tensor (int32): how often each thread has arrived, on a line of its own; then what waiting threads do.
+BARRIER_LINE = ALIGNMENT // 4
+BARRIER_SPINS = MAX_THREADS * BARRIER_LINE
+BARRIER_YIELD = BARRIER_SPINS + 2
+BARRIER_SIZE = BARRIER_SPINS + BARRIER_LINE
 
 # The counters tensor (int64).
 C_SEED, C_STEP = 0, 1
@@ -184,9 +188,9 @@ R_LOSS, R_CORRECT = 0, 1
 REPORT_SIZE = 2
 
 
-# Winograd's convolutions: outputs of a tile in each direction, tiles that are mapped at a time, and elements between
-# the matrices of two positions, which keep them off each other's sets of the cache.
-WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD = 4, 16, 16
+# Winograd's convolutions: outputs of a tile in each direction, tiles that a thread maps at a time (and of signals, for
+# gradients), and elements between the matrices of two positions, which keep them off each other's sets of the cache.
+WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_LINE_BLOCK, WINOGRAD_PAD = 4, 16, 64, 16
 
 
 class Signature(NamedTuple):
@@ -210,13 +214,13 @@ SIGNATURES = {
     Op.INPUT: Signature(
         ("y",), ("raw", "mean", "scale", "counters"), ("augment", "shift", "flip", "noise"), ("noise",)
     ),
-    Op.HALO: Signature(("y",), ()),
     Op.CONV: Signature(("y",), ("x", "w", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
     Op.WINOGRAD_WEIGHTS: Signature(("u",), ("w",), ("kernel_h", "kernel_w")),
     Op.WINOGRAD: Signature(("y", "work"), ("x", "u", "b", "mask"), ("kernel_h", "kernel_w", "relu", "add")),
-    Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy"), ("kernel_h", "kernel_w")),
+    Op.WINOGRAD_WGRAD: Signature(("dw", "db", "work"), ("x", "dy", "barrier"), ("kernel_h", "kernel_w")),
     Op.FLIP: Signature(("flipped",), ("w",)),
     Op.CONV_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
+    Op.CONV_SGD: Signature(("w", "b"), ("x", "dy", "scalars"), ("kernel_h", "kernel_w", "decay"), ("decay",)),
     Op.DEPTHWISE: Signature(("y",), ("x", "w", "b"), ("kernel_h", "kernel_w", "flipped")),
     Op.DEPTHWISE_WGRAD: Signature(("dw", "db"), ("x", "dy"), ("kernel_h", "kernel_w")),
     Op.ACTIVATION: Signature(("y",), ("x",), ("kind",)),
@@ -253,6 +257,7 @@ SIGNATURES = {
     Op.RIDGE_SOLVE: Signature(
         ("w", "b", "work"), ("gram", "moments", "counts"), ("strength",), ("strength",)
     ),
+    Op.PEAK: Signature(("y",), (), ("rounds", "factor", "addend"), ("factor", "addend")),
 }
 
 

@@ -14,9 +14,10 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, declare, f32, intp, load_vector, store_vector
+from edgerev.kernels.intrinsics import F32P, declare, f32, intp
 from edgerev.kernels.jit import TARGET
 from edgerev.kernels.layout import WINOGRAD_OUTPUTS
+from edgerev.kernels.vectors import load_vector, store_vector
 
 WIDTH = TARGET.width
 VECTOR = ir.VectorType(f32, WIDTH)

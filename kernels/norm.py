@@ -5,7 +5,7 @@ Sums over channels use the 16 virtual lanes of `dot`; sums over positions go pos
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, dot, fma, sqrt
+from edgerev.kernels.intrinsics import advance, fma, sqrt
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import NormKind
 from edgerev.kernels.operands import (
@@ -24,6 +24,7 @@ from edgerev.kernels.operands import (
     share,
     tensor,
 )
+from edgerev.kernels.vectors import dot
 
 RMS = int(NormKind.RMS)
 

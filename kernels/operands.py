@@ -20,6 +20,7 @@ T_PAD_Y, T_PAD_X = layout.T_PAD_Y, layout.T_PAD_X
 T_DTYPE, T_SIZE = layout.T_DTYPE, layout.T_SIZE
 S_CODE, S_ROW, S_SAMPLE = layout.S_CODE, layout.S_ROW, layout.S_SAMPLE
 S_CURRENT = layout.S_CURRENT
+GRAIN = layout.GRAIN
 
 
 @jit
@@ -85,7 +86,22 @@ def floats(row, tensors, arena, operand):
 def line_offset(t, line):
     """Return the elements from the first interior element to line `line`, counted over all samples."""
     height = t[T_HEIGHT]
+    if height == 1:
+        return line * t[T_STRIDE]
     return (line // height) * t[T_STRIDE] + (line % height) * line_stride(t)
+
+
+@jit
+def whole(t):
+    """Return whether the samples of a tensor follow one another without a halo."""
+    return t[T_PAD_Y] == 0 and t[T_PAD_X] == 0
+
+
+@jit
+def share_elements(count, thread, threads):
+    """Return the first and the last + 1 of `count` elements that are this thread's, in whole lines of the cache."""
+    first, last = share((count + GRAIN - 1) // GRAIN, thread, threads)
+    return min(first * GRAIN, count), min(last * GRAIN, count)
 
 
 @jit

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import dot, f32_at, fma, i64_at, sqrt
+from edgerev.kernels.intrinsics import f32_at, fma, i64_at, outside, sqrt
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import (
     C_STEP,
@@ -29,13 +29,15 @@ from edgerev.kernels.operands import (
     parameter,
     real_parameter,
     record,
-    share,
+    share_elements,
     tensor,
 )
+from edgerev.kernels.vectors import dot
 
 COSINE, ADAPTIVE = int(ScheduleKind.COSINE), int(ClipKind.ADAPTIVE)
 SGD, ADAMW = int(UpdateKind.SGD), int(UpdateKind.ADAMW)
 NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
+INFINITY = np.float32(np.inf)
 
 
 @jit
@@ -106,6 +108,14 @@ def clip(row, tensors, arena, n, thread, threads, status):
 
 
 @jit
+def _any_not_finite(g, first, last):
+    found = np.int32(0)
+    for i in range(first, last):
+        found = np.int32(found | np.int32(outside(g[i], INFINITY)))
+    return found != np.int32(0)
+
+
+@jit
 def _sgd(w, m, g, first, last, rate, clipped, beta, decay, nesterov, momentum):
     for i in range(first, last):
         slope = fma(decay, w[i], g[i] * clipped)
@@ -147,7 +157,10 @@ def update(row, tensors, arena, n, thread, threads, status):
     decay = real_parameter(row, 4)
     rate = scalars[V_RATE] * real_parameter(row, 6)
     clipped = scalars[V_CLIP] if parameter(row, 7) != 0 else np.float32(1)
-    first, last = share(tensor(row, tensors, 0)[T_SIZE], thread, threads)
+    first, last = share_elements(tensor(row, tensors, 0)[T_SIZE], thread, threads)
+    if _any_not_finite(g, first, last):
+        record(status, NOT_FINITE, -1)
+        return
     if kind == SGD:
         _sgd(w, m, g, first, last, rate, clipped, beta1, decay, parameter(row, 5) != 0, has(row, 1))
     elif kind == ADAMW:

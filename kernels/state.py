@@ -31,7 +31,9 @@ from edgerev.kernels.operands import (
     record,
     samples,
     share,
+    share_elements,
     tensor,
+    whole,
 )
 
 I32, I16, I64 = int(DType.I32), int(DType.I16), int(DType.I64)
@@ -43,34 +45,41 @@ NOT_FINITE, OVERFLOW = int(Status.STATE_NOT_FINITE), int(Status.STATE_OVERFLOW)
 AVERAGE = int(PoolKind.AVERAGE)
 
 
+@jit
+def _load_run(y, arena, t, at, scale, count):
+    """y = scale times the state's elements from `at` on; one loop for each type, so that each is vectorised."""
+    if t[T_DTYPE] == I32:
+        s32 = advance(i32_at(arena, t[T_OFFSET]), at)
+        for c in range(count):
+            y[c] = np.float32(s32[c]) * STEP32 * scale
+    elif t[T_DTYPE] == I16:
+        s16 = advance(i16_at(arena, t[T_OFFSET]), at)
+        for c in range(count):
+            y[c] = np.float32(s16[c]) * STEP16 * scale
+    else:
+        s = advance(f32_at(arena, t[T_OFFSET]), at)
+        for c in range(count):
+            y[c] = s[c] * scale
+
+
 @kernel
 def load(row, tensors, arena, n, thread, threads, status):
     """LOAD y; s (channel, scale): the state as float32 times scale, into a range of y's channels."""
     ty, ts = tensor(row, tensors, 0), tensor(row, tensors, 1)
     y_base = advance(floats(row, tensors, arena, 0), parameter(row, 0))
-    kind, offset, scale = ts[T_DTYPE], ts[T_OFFSET], real_parameter(row, 1)
-    channels, width = ts[T_CHANNELS], ts[T_WIDTH]
-    step = ty[T_CHANNELS]
+    start, scale = origin(row, ts), real_parameter(row, 1)
+    channels, width, step = ts[T_CHANNELS], ts[T_WIDTH], ty[T_CHANNELS]
+    if step == channels and whole(ty):  # the state has no halo
+        first, last = share_elements(samples(row, n) * ts[T_STRIDE], thread, threads)
+        _load_run(advance(y_base, first), arena, ts, start + first, scale, last - first)
+        return
     if step == channels:  # then a line is contiguous in both
-        channels, width, step = channels * width, np.intp(1), np.intp(0)
-    start = origin(row, ts)
+        channels, width = channels * width, np.intp(1)
     first, last = share(samples(row, n) * ts[T_HEIGHT], thread, threads)
     for line in range(first, last):
-        at = start + line_offset(ts, line)
+        y, at = advance(y_base, line_offset(ty, line)), start + line_offset(ts, line)
         for i in range(width):
-            y = advance(y_base, line_offset(ty, line) + i * step)
-            if kind == I32:
-                s32 = advance(i32_at(arena, offset), at + i * channels)
-                for c in range(channels):
-                    y[c] = np.float32(s32[c]) * STEP32 * scale
-            elif kind == I16:
-                s16 = advance(i16_at(arena, offset), at + i * channels)
-                for c in range(channels):
-                    y[c] = np.float32(s16[c]) * STEP16 * scale
-            else:
-                s = advance(f32_at(arena, offset), at + i * channels)
-                for c in range(channels):
-                    y[c] = s[c] * scale
+            _load_run(advance(y, i * step), arena, ts, at + i * channels, scale, channels)
 
 
 # The loops of the couplings have no branches, so that they become vector code; what went wrong is found afterwards.
@@ -83,11 +92,11 @@ def _couple32(s, t, keep, flip, scale, count):
     for i in range(count):
         scaled = round_half_even(t[i] * scale)
         lost = outside(scaled, LIMIT32)
-        added = to_int32_inside(np.float32(0) if lost else scaled) ^ flip  # flip is 0 or -1: x ^ -1 is -x - 1
-        old = s[i] & keep
+        added = np.int32(to_int32_inside(np.float32(0) if lost else scaled) ^ flip)  # flip is 0 or -1: x ^ -1 is -x - 1
+        old = np.int32(s[i] & keep)
         new = np.int32(np.int32(old + added) - flip)
-        wrapped = (old ^ new) & (added ^ new)  # negative if both terms have the sign that the sum has not
-        bad |= (wrapped >> np.int32(31)) | np.int32(lost)
+        wrapped = np.int32((old ^ new) & (added ^ new))  # negative if both terms have the sign that the sum has not
+        bad = np.int32(bad | np.int32(wrapped < np.int32(0)) | np.int32(lost))
         s[i] = new
     return bad != np.int32(0)
 
@@ -99,9 +108,9 @@ def _couple16(s, t, keep, flip, scale, count):
     for i in range(count):
         scaled = round_half_even(t[i] * scale)
         lost = outside(scaled, LIMIT16)
-        added = to_int32_inside(np.float32(0) if lost else scaled) ^ flip
-        new = np.int32(np.int32((np.int32(s[i]) & keep) + added) - flip)
-        bad |= np.int32(np.int32(np.int16(new)) != new) | np.int32(lost)
+        added = np.int32(to_int32_inside(np.float32(0) if lost else scaled) ^ flip)
+        new = np.int32(np.int32(np.int32(np.int32(s[i]) & keep) + added) - flip)
+        bad = np.int32(bad | np.int32(np.int32(np.int16(new)) != new) | np.int32(lost))
         s[i] = np.int16(new)
     return bad != np.int32(0)
 
@@ -113,7 +122,7 @@ def _couple_float(s, t, keep, flip, scale, count):
     sign = np.float32(-1) if flip else np.float32(1)
     for i in range(count):
         value = s[i] + t[i] * scale * sign if keep else t[i] * scale
-        bad |= np.int32(outside(value, INFINITY))
+        bad = np.int32(bad | np.int32(outside(value, INFINITY)))
         s[i] = value
     return bad != np.int32(0)
 
@@ -122,8 +131,22 @@ def _couple_float(s, t, keep, flip, scale, count):
 def _any_nan(t, count):
     found = np.int32(0)
     for i in range(count):
-        found |= np.int32(t[i] != t[i])
+        found = np.int32(found | np.int32(t[i] != t[i]))
     return found != np.int32(0)
+
+
+@jit
+def _couple_run(arena, ts, at, t, keep, flip, scale, count):
+    """Couple elements that follow one another; return the Status."""
+    if ts[T_DTYPE] == I32:
+        bad = _couple32(advance(i32_at(arena, ts[T_OFFSET]), at), t, keep, flip, scale * SCALE32, count)
+    elif ts[T_DTYPE] == I16:
+        bad = _couple16(advance(i16_at(arena, ts[T_OFFSET]), at), t, keep, flip, scale * SCALE16, count)
+    else:
+        bad = _couple_float(advance(f32_at(arena, ts[T_OFFSET]), at), t, keep, flip, scale, count)
+    if not bad:
+        return np.intp(0)
+    return np.intp(NOT_FINITE) if _any_nan(t, count) else np.intp(OVERFLOW)
 
 
 @kernel
@@ -134,24 +157,37 @@ def couple(row, tensors, arena, n, thread, threads, status):
     flip = np.int32(-1) if parameter(row, 0) < 0 else np.int32(0)
     scale = real_parameter(row, 2)
     t_base = advance(floats(row, tensors, arena, 1), parameter(row, 1))
-    kind, offset, start = ts[T_DTYPE], ts[T_OFFSET], origin(row, ts)
-    channels, width, step = ts[T_CHANNELS], ts[T_WIDTH], tt[T_CHANNELS]
+    start, channels, width, step = origin(row, ts), ts[T_CHANNELS], ts[T_WIDTH], tt[T_CHANNELS]
+    if step == channels and whole(tt):  # the state has no halo
+        first, last = share_elements(samples(row, n) * ts[T_STRIDE], thread, threads)
+        t = advance(t_base, first)
+        if _couple_run(arena, ts, start + first, t, keep, flip, scale, last - first):
+            if keep:  # take it all back, to find the sample
+                _couple_run(arena, ts, start + first, t, keep, np.int32(~flip), scale, last - first)
+            _couple_samples(row, arena, ts, start, t_base, keep, flip, scale, first, last, status)
+        return
     if step == channels:
-        channels, width, step = channels * width, np.intp(1), np.intp(0)
+        channels, width = channels * width, np.intp(1)
     first, last = share(samples(row, n) * ts[T_HEIGHT], thread, threads)
     for line in range(first, last):
         for i in range(width):
             t = advance(t_base, line_offset(tt, line) + i * step)
             at = start + line_offset(ts, line) + i * channels
-            if kind == I32:
-                bad = _couple32(advance(i32_at(arena, offset), at), t, keep, flip, scale * SCALE32, channels)
-            elif kind == I16:
-                bad = _couple16(advance(i16_at(arena, offset), at), t, keep, flip, scale * SCALE16, channels)
-            else:
-                bad = _couple_float(advance(f32_at(arena, offset), at), t, keep, flip, scale, channels)
-            if bad:
-                sample = np.intp(row[FIRST]) + line // ts[T_HEIGHT]
-                record(status, NOT_FINITE if _any_nan(t, channels) else OVERFLOW, sample)
+            found = _couple_run(arena, ts, at, t, keep, flip, scale, channels)
+            if found:
+                record(status, found, np.intp(row[FIRST]) + line // ts[T_HEIGHT])
+
+
+@jit
+def _couple_samples(row, arena, ts, start, t_base, keep, flip, scale, first, last, status):
+    """Couple elements sample by sample, so that what goes wrong has one."""
+    while first < last:
+        sample = first // ts[T_STRIDE]
+        end = min(last, (sample + 1) * ts[T_STRIDE])
+        found = _couple_run(arena, ts, start + first, advance(t_base, first), keep, flip, scale, end - first)
+        if found:
+            record(status, found, np.intp(row[FIRST]) + sample)
+        first = end
 
 
 @kernel
@@ -167,9 +203,16 @@ def accumulate(row, tensors, arena, n, thread, threads, status):
             g[i] += t[i]
 
 
+@jit
+def clear_halo(row, tensors, arena, n, thread, threads):
+    """Write the zeros around the samples of an instruction's first output."""
+    ty = tensor(row, tensors, 0)
+    if not whole(ty):
+        _clear_halo(row, tensors, arena, n, thread, threads)
+
+
 @kernel
-def halo(row, tensors, arena, n, thread, threads, status):
-    """HALO y: zeros around each sample."""
+def _clear_halo(row, tensors, arena, n, thread, threads):
     ty = tensor(row, tensors, 0)
     stride, height, pad = line_stride(ty), ty[T_HEIGHT], ty[T_PAD_Y]
     edge = ty[T_PAD_X] * ty[T_CHANNELS]

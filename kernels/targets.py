@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,18 @@ X86_64_V3 = Target("x86-64-v3", "x86_64-linux-gnu", "x86-64-v3", "", 8, 6, 2)
 X86_64_V4 = Target("x86-64-v4", "x86_64-linux-gnu", "x86-64-v4", "", 16, 8, 2)
 
 TARGETS = {target.name: target for target in (AARCH64, X86_64_V3, X86_64_V4)}
+
+
+def named(name: str) -> Target:
+    """Return the target called `name`; ``NAME:WIDTH`` is the same processor with kernels of another vector width.
+
+    Raises
+    ------
+    KeyError
+        There is no such target.
+    """
+    base, _, width = name.partition(":")
+    return replace(TARGETS[base], name=name, width=int(width)) if width else TARGETS[base]
 
 
 def host_target() -> Target:

@@ -16,11 +16,17 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp, load_vector, splat, store_vector
+from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp
 from edgerev.kernels.jit import TARGET, jit, kernel
+from edgerev.kernels.vectors import load_vector, splat, store_vector
 
 FROM_ZERO, FROM_BIAS, FROM_C = 0, 1, 2  # where the chains start
-PLAIN, RELU, MASK = 0, 1, 2  # how they end: as they are, max(x, 0), or 0 where the mask's element is not positive
+# How they end: as they are; max(x, 0); 0 where the mask's element is not positive; as gradients of C, which is updated.
+PLAIN, RELU, MASK, SGD = 0, 1, 2, 3
+
+
+# With SGD, `bias` points at three float32: learning rate, weight decay, and what becomes 1 if a gradient is not finite.
+RATE, DECAY, FAILED = 0, 1, 2
 
 
 class _Operands(NamedTuple):
@@ -47,15 +53,18 @@ class _Operands(NamedTuple):
 
 
 class _Tile:
-    """The IR of one tile of `rows` x (`vectors` * `width`)."""
+    """The IR of one tile of `rows` x (`vectors` * `width`); the last vector may lie at another column, `last`."""
 
-    def __init__(self, builder, operands: _Operands, rows: int, vectors: int, width: int) -> None:
+    def __init__(self, builder, operands: _Operands, rows: int, vectors: int, width: int, last=None) -> None:
         self.builder, self.operands, self.rows, self.vectors, self.width = builder, operands, rows, vectors, width
         self.vector = ir.VectorType(f32, width)
         self.zero = ir.Constant(self.vector, [0.0] * width)
         self.grid = [(m, j) for m in range(rows) for j in range(vectors)]
         self.sums = {place: cgutils.alloca_once(builder, self.vector) for place in self.grid}
         self.lines = [builder.mul(operands.c_row, intp(m)) for m in range(rows)]
+        self.columns = [intp(j * width) for j in range(vectors)]
+        if last is not None:
+            self.columns[-1] = last
 
     def emit(self) -> None:
         self._start()
@@ -63,7 +72,7 @@ class _Tile:
         self._finish()
 
     def _load(self, pointer, j):
-        return load_vector(self.builder, self.builder.gep(pointer, [intp(j * self.width)]), self.width)
+        return load_vector(self.builder, self.builder.gep(pointer, [self.columns[j]]), self.width)
 
     def _when(self, value, constant):
         return self.builder.if_then(self.builder.icmp_signed("==", value, intp(constant)))
@@ -115,9 +124,31 @@ class _Tile:
                 mask = self._load(builder.gep(operands.mask, [self.lines[m]]), j)
                 positive = builder.fcmp_ordered(">", mask, self.zero)
                 builder.store(builder.select(positive, builder.load(self.sums[m, j]), self.zero), self.sums[m, j])
+        with self._when(operands.end, SGD):
+            self._update()
         for m, j in self.grid:
-            target = builder.gep(operands.c, [builder.add(self.lines[m], intp(j * self.width))])
+            target = builder.gep(operands.c, [builder.add(self.lines[m], self.columns[j])])
             store_vector(builder, builder.load(self.sums[m, j]), target)
+
+    def _update(self) -> None:
+        """Replace each gradient by what becomes of its weight; see `edgerev.kernels.optimizer`."""
+        builder, operands, vector = self.builder, self.operands, self.vector
+        rate, decay = (
+            splat(builder, builder.load(builder.gep(operands.bias, [intp(k)])), self.width) for k in (RATE, DECAY)
+        )
+        multiply_add = declare(builder, f"llvm.fma.v{self.width}f32", vector, vector, vector, vector)
+        absolute = declare(builder, f"llvm.fabs.v{self.width}f32", vector, vector)
+        infinity = ir.Constant(vector, [float("inf")] * self.width)
+        bad = None
+        for m, j in self.grid:
+            gradient, weight = builder.load(self.sums[m, j]), self._load(builder.gep(operands.c, [self.lines[m]]), j)
+            strange = builder.fcmp_unordered(">=", builder.call(absolute, [gradient]), infinity)
+            bad = strange if bad is None else builder.or_(bad, strange)
+            slope = builder.call(multiply_add, [decay, weight, gradient])
+            builder.store(builder.call(multiply_add, [builder.fneg(rate), slope, weight]), self.sums[m, j])
+        bits = builder.bitcast(bad, ir.IntType(self.width))
+        with builder.if_then(builder.icmp_unsigned("!=", bits, ir.IntType(self.width)(0)), likely=False):
+            builder.store(ir.Constant(f32, 1.0), builder.gep(operands.bias, [intp(FAILED)]))
 
 
 def _make_tile(most_rows: int, vectors: int, width: int):
@@ -173,6 +204,37 @@ def _make_strip(most_rows: int, vectors: int, width: int, transposed: bool):
 
 
 WIDTH = TARGET.width
+ROW_VECTORS = 12  # with one row, every product has a B of its own, so that only sums take registers
+
+
+@intrinsic
+def row_tile(typing_context, vectors, last, c, a, b, b_k, count, bias, start, mask, end):
+    """Compute one row of C, 1 to `ROW_VECTORS` vectors wide; the last vector begins at column `last`.
+
+    It may overlap the one before it: both compute the same chains.
+    """
+    size = types.intp
+
+    def generate(context, builder, signature, arguments):
+        vectors, last, c, a, b, b_k, count, bias, start, mask, end = arguments
+        one, none = intp(1), intp(0)
+        operands = _Operands(
+            c, none, a, none, one, b, b_k, count, one, none, none, one, none, none, bias, start, mask, end
+        )
+        done = builder.append_basic_block("row.done")
+        switch = builder.switch(vectors, done)
+        for number in range(1, ROW_VECTORS + 1):
+            block = builder.append_basic_block(f"row.{number}")
+            switch.add_case(intp(number), block)
+            builder.position_at_end(block)
+            _Tile(builder, operands, 1, number, TARGET.width, last).emit()
+            builder.branch(done)
+        builder.position_at_end(done)
+        return context.get_dummy_value()
+
+    return types.void(size, size, F32P, F32P, F32P, size, size, F32P, size, F32P, size), generate
+
+
 HALF = 8 if WIDTH == 16 else 4 if WIDTH == 8 else 2
 QUARTER = HALF // 2
 TILE_ROWS, TILE_WIDTH = TARGET.tile_rows, TARGET.tile_vectors * WIDTH
@@ -224,7 +286,7 @@ def _make_strips(transposed: bool):
         count, count1, count2 : lengths of the runs of k, innermost first
         a1, b1, a2, b2 : elements between the middle and the outer runs
         start : FROM_ZERO, FROM_BIAS or FROM_C
-        end : PLAIN, RELU or MASK
+        end : PLAIN, RELU, MASK or SGD
         """
         if width == TILE_WIDTH:
             usual(c, c_row, a, a_step, b, b_k, rows, count, count1, a1, b1, count2, a2, b2, bias, start, mask, end)

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgerev.kernels.conv import bias_gradient
-from edgerev.kernels.intrinsics import advance, f32_at
+from edgerev.kernels.barrier import barrier
+from edgerev.kernels.conv import bias_gradient, start_of_sums
+from edgerev.kernels.intrinsics import advance, f32_at, i32_at
 from edgerev.kernels.jit import TARGET, jit, kernel
-from edgerev.kernels.layout import WINOGRAD_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD
+from edgerev.kernels.layout import WINOGRAD_BLOCK, WINOGRAD_LINE_BLOCK, WINOGRAD_OUTPUTS, WINOGRAD_PAD
 from edgerev.kernels.minimal_filter import make_gradient, make_map, make_output, toom_cook, transposed
 from edgerev.kernels.operands import (
     T_CHANNELS,
@@ -34,8 +35,7 @@ from edgerev.kernels.operands import (
 from edgerev.kernels.tile import FROM_C, FROM_ZERO, PLAIN, strip, strip_transposed, strip_width
 
 WIDTH = TARGET.width
-M, BLOCK, PAD = WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_PAD
-GRAIN = 16  # channels that a thread takes at least: a multiple of every vector
+M, BLOCK, LINE_BLOCK, PAD = WINOGRAD_OUTPUTS, WINOGRAD_BLOCK, WINOGRAD_LINE_BLOCK, WINOGRAD_PAD
 
 def _make_kernels(taps: int, both: bool):
     """Make the three kernels for filters of `taps` (in both directions, or along the line only)."""
@@ -52,29 +52,23 @@ def _make_kernels(taps: int, both: bool):
         return line_offset(t, (tile // across) * tall) + (tile % across) * M * t[T_CHANNELS]
 
     @jit
-    def inputs(v, x, tx, first, count, across, channel0, channel1):
-        """Map the inputs of `count` tiles, of some channels: v is (positions, tiles, channels)."""
-        channels = channel1 - channel0
-        corner = reach * line_stride(tx) + (taps // 2) * tx[T_CHANNELS] - channel0
+    def inputs(v, position, x, tx, first, count, across):
+        """Map the inputs of `count` tiles; v is (positions, tiles, channels), its positions `position` apart."""
+        channels = tx[T_CHANNELS]
+        corner = reach * line_stride(tx) + (taps // 2) * channels
         for tile in range(count):
             source = advance(x, place(tx, first + tile, across) - corner)
             for c in range(0, channels, WIDTH):
-                map_inputs(
-                    advance(v, tile * channels + c), BLOCK * channels + PAD, advance(source, c), line_stride(tx),
-                    tx[T_CHANNELS],
-                )
+                map_inputs(advance(v, tile * channels + c), position, advance(source, c), line_stride(tx), channels)
 
     @jit
-    def slopes(v, dy, ty, first, count, across, channel0, channel1):
+    def slopes(d, position, dy, ty, first, count, across):
         """Map the gradients of the outputs of `count` tiles."""
-        channels = channel1 - channel0
+        channels = ty[T_CHANNELS]
         for tile in range(count):
-            source = advance(dy, place(ty, first + tile, across) + channel0)
+            source = advance(dy, place(ty, first + tile, across))
             for c in range(0, channels, WIDTH):
-                map_slopes(
-                    advance(v, tile * channels + c), BLOCK * channels + PAD, advance(source, c), line_stride(ty),
-                    ty[T_CHANNELS],
-                )
+                map_slopes(advance(d, tile * channels + c), position, advance(source, c), line_stride(ty), channels)
 
     @kernel
     def weights(u, w, channels, columns, thread, threads):
@@ -83,7 +77,8 @@ def _make_kernels(taps: int, both: bool):
             for o in range(0, columns, WIDTH):
                 at = c * columns + o
                 map_weights(
-                    advance(u, at), channels * columns, advance(w, at), taps * channels * columns, channels * columns
+                    advance(u, at), channels * columns + PAD, advance(w, at), taps * channels * columns,
+                    channels * columns,
                 )
 
     @kernel
@@ -106,15 +101,15 @@ def _make_kernels(taps: int, both: bool):
         for block in range(first, last):
             start = block * BLOCK
             count = min(np.intp(BLOCK), tiles - start)
-            inputs(v, x, tx, start, count, across, 0, channels)
+            inputs(v, inner, x, tx, start, count, across)
             for position in range(positions):
                 j = np.intp(0)
                 while j < columns:
                     width = strip_width(columns - j, count)
                     strip(
                         width, advance(sums, position * outer + j), columns, advance(v, position * inner), channels,
-                        advance(u, position * channels * columns + j), columns, count, channels, 1, 0, 0, 1, 0, 0,
-                        u, FROM_ZERO, u, PLAIN,
+                        advance(u, position * (channels * columns + PAD) + j), columns, count, channels, 1, 0, 0,
+                        1, 0, 0, u, FROM_ZERO, u, PLAIN,
                     )
                     j += width
             for tile in range(count):
@@ -126,53 +121,59 @@ def _make_kernels(taps: int, both: bool):
                         advance(mask, there + o), line_stride(tm), np.intp(has(row, 5)),
                     )
 
+    @jit
+    def products(du, v, d, each, there, channels, columns, tiles, goes_on):
+        """Sum the products of one position over the tiles of each sample; sums of two samples are `each` apart."""
+        chain = np.intp(FROM_C) if goes_on else np.intp(FROM_ZERO)
+        for s in range(there):
+            j = np.intp(0)
+            while j < columns:
+                width = strip_width(columns - j, channels)
+                strip_transposed(
+                    width, advance(du, s * each + j), columns, advance(v, s * tiles * channels), channels,
+                    advance(d, s * tiles * columns + j), columns, channels, tiles, 1, 0, 0, 1, 0, 0, du, chain,
+                    du, PLAIN,
+                )
+                j += width
+
     @kernel
     def weight_gradient(row, tensors, arena, n, thread, threads):
         tx, ty = tensor(row, tensors, 3), tensor(row, tensors, 4)
         dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 3), floats(row, tensors, arena, 4)
-        all_channels, all_columns = tx[T_CHANNELS], ty[T_CHANNELS]
-        across_c = min(threads, all_channels // GRAIN)
-        across_o = min(threads // across_c, all_columns // GRAIN)
-        if thread >= across_c * across_o:
-            return
-        c0, c1 = share(all_channels // GRAIN, thread % across_c, across_c)
-        o0, o1 = share(all_columns // GRAIN, thread // across_c, across_o)
-        c0, c1, o0, o1 = c0 * GRAIN, c1 * GRAIN, o0 * GRAIN, o1 * GRAIN
-        channels, columns = c1 - c0, o1 - o0
-        if channels <= 0 or columns <= 0:
-            return
-        work = f32_at(arena, tensor(row, tensors, 2)[T_OFFSET])
-        inner, outer = BLOCK * channels + PAD, BLOCK * columns + PAD
-        whole = positions * ((BLOCK + BLOCK) * max(all_channels, all_columns) + 2 * PAD)
-        v = advance(work, thread * whole)
-        d = advance(v, positions * inner)
-        du = advance(advance(work, threads * whole), c0 * all_columns + o0)
+        words = i32_at(arena, tensor(row, tensors, 5)[T_OFFSET])
+        channels, columns = tx[T_CHANNELS], ty[T_CHANNELS]
         across = ty[T_WIDTH] // M
-        tiles = (ty[T_HEIGHT] // tall) * across
-        for sample in range(samples(row, n)):
-            for start in range(0, tiles, BLOCK):
-                count = min(np.intp(BLOCK), tiles - start)
-                inputs(v, x, tx, sample * tiles + start, count, across, c0, c1)
-                slopes(d, dy, ty, sample * tiles + start, count, across, o0, o1)
-                begin = np.intp(FROM_C) if start > 0 else np.intp(FROM_ZERO)
-                for position in range(positions):
-                    j = np.intp(0)
-                    while j < columns:
-                        width = strip_width(columns - j, channels)
-                        strip_transposed(
-                            width, advance(du, position * all_channels * all_columns + j), all_columns,
-                            advance(v, position * inner), channels, advance(d, position * outer + j), columns, channels,
-                            count, 1, 0, 0, 1, 0, 0, du, begin, du, PLAIN,
-                        )
-                        j += width
-            add = np.intp(1) if sample > 0 or continues(row) else np.intp(0)
-            area = all_channels * all_columns
-            for c in range(channels):
-                for o in range(0, columns, WIDTH):
-                    map_gradients(
-                        advance(dw, (c0 + c) * all_columns + o0 + o), taps * area, area,
-                        advance(du, c * all_columns + o), area, add,
+        tiles, area = (ty[T_HEIGHT] // tall) * across, channels * columns
+        most = (BLOCK if both else LINE_BLOCK) * threads
+        group = max(most // tiles, np.intp(1))  # samples that are mapped at a time
+        inner, outer, each = most * channels + PAD, most * columns + PAD, positions * (area + PAD)
+        v = f32_at(arena, tensor(row, tensors, 2)[T_OFFSET])
+        d = advance(v, positions * inner)
+        du = advance(d, positions * outer)
+        position0, position1 = share(positions, thread, threads)
+        channel0, channel1 = share(channels, thread, threads)
+        for sample in range(0, samples(row, n), group):
+            there = min(group, samples(row, n) - sample)
+            for start in range(0, there * tiles, most):
+                count = min(most, there * tiles - start)
+                first, last = share(count, thread, threads)
+                begin = sample * tiles + start + first
+                inputs(advance(v, first * channels), inner, x, tx, begin, last - first, across)
+                slopes(advance(d, first * columns), outer, dy, ty, begin, last - first, across)
+                barrier(words, thread, threads)
+                for position in range(position0, position1):
+                    products(
+                        advance(du, position * (area + PAD)), advance(v, position * inner),
+                        advance(d, position * outer), each, there, channels, columns, count // there, start > 0,
                     )
+                barrier(words, thread, threads)
+            for s in range(there):
+                add = np.intp(1) if sample + s > 0 or continues(row) else np.intp(0)
+                for c in range(channel0, channel1):
+                    for o in range(0, columns, WIDTH):
+                        at = c * columns + o
+                        source = advance(du, s * each + at)
+                        map_gradients(advance(dw, at), taps * area, area, source, area + PAD, add)
 
     return weights, forward, weight_gradient
 
@@ -209,7 +210,7 @@ def winograd(row, tensors, arena, n, thread, threads, status):
 
 @kernel
 def winograd_wgrad(row, tensors, arena, n, thread, threads, status):
-    """WINOGRAD_WGRAD dw db work; x dy (kernel_h, kernel_w)."""
+    """WINOGRAD_WGRAD dw db work; x dy barrier (kernel_h, kernel_w)."""
     if parameter(row, 0) == 3:
         _gradient_3x3(row, tensors, arena, n, thread, threads)
     elif parameter(row, 1) == 3:
@@ -218,4 +219,5 @@ def winograd_wgrad(row, tensors, arena, n, thread, threads, status):
         _gradient_5(row, tensors, arena, n, thread, threads)
     if has(row, 1):
         dy, ty = floats(row, tensors, arena, 4), tensor(row, tensors, 4)
-        bias_gradient(floats(row, tensors, arena, 1), dy, ty, samples(row, n), continues(row), thread, threads)
+        db, start = floats(row, tensors, arena, 1), start_of_sums(row)
+        bias_gradient(db, dy, ty, samples(row, n), db, start, PLAIN, thread, threads)

@@ -20,7 +20,7 @@ GARBAGE = (Region.ACCUMULATOR, Region.GRADIENT, Region.STATE, Region.STATE_GRADI
 # Largest error of an output's elements, as a share of what is added up or passed through (`magnitude`); 0 means the
 # same bits. 1e-6 is 16 roundings of float32 that all go the same way. Integers and what is only moved have none.
 TIGHT = 1e-6
-EXACT = (Op.HALO, Op.FLIP, Op.COUPLE, Op.SQUEEZE, Op.COPY, Op.INIT, Op.ZERO)
+EXACT = (Op.FLIP, Op.COUPLE, Op.SQUEEZE, Op.COPY, Op.INIT, Op.ZERO)
 TOLERANCES = {
     **dict.fromkeys(Op, TIGHT), **dict.fromkeys(EXACT, 0.0),
     Op.ACCUMULATE: 6e-8, Op.LOAD: 1.2e-7, Op.DROPOUT: 1.2e-7,  # one rounding, two roundings
@@ -143,14 +143,13 @@ def train(runtime, rng, steps, n=None):
 
 def run_row(runtime, index, n):
     """Run one row compiled, with all threads; return whether a CHECK failed."""
-    run = runtime._call if runtime._team is None else runtime._team.run
-    return run(index, index + 1, n, *([0] if runtime._team is None else []))
+    return runtime.run_rows(index, index + 1, n)
 
 
 def compare_rows(runtime, section, n, tolerances=None):
     """Run a section row by row, compiled and interpreted from the same bytes each time, and compare all outputs.
 
-    Also checks that a row writes nothing but the interiors of its outputs (HALO: also the halo), and that both find
+    Also checks that a row writes nothing but the interiors of its outputs and the halo of the first, and that both find
     the same status. `tolerances` replaces some of TOLERANCES.
     """
     program, allowed = runtime.program, {**TOLERANCES, **(tolerances or {})}
@@ -184,9 +183,10 @@ def _compare_row(runtime, index, step, n, tolerance):
             continue
         if name != "work":  # scratch of the instruction's own
             compare(tensor(runtime, number), memory[number], tolerance, f"{where}: {program.names[number]}", scale)
-        whole = step.op == Op.HALO
+        first = name == layout.SIGNATURES[step.op].outputs[0]
+        whole = first and any(program.decode_tensor(number).halo)
         if whole:
-            _check_halo(runtime, number, tensor(runtime, number, before), call)
+            _check_halo(runtime, number, call, name)
         tensor(runtime, number, before, whole=whole)[...] = tensor(runtime, number, whole=whole)
     for name in ("status", "barrier"):
         number = program.find(name)
@@ -195,11 +195,10 @@ def _compare_row(runtime, index, step, n, tolerance):
     assert not changed.size, f"{where} wrote bytes {changed[:8]} ... that are not its own"
 
 
-def _check_halo(runtime, number, interior, call):
+def _check_halo(runtime, number, call, name):
     row = runtime.program.decode_tensor(number)
-    whole = tensor(runtime, number, whole=True)[call.samples("y")].copy()
+    whole = tensor(runtime, number, whole=True)[call.samples(name)].copy()
     (height, width, _), (pad_y, pad_x) = row.shape, row.halo
-    np.testing.assert_array_equal(whole[:, pad_y : pad_y + height, pad_x : pad_x + width], interior[call.samples("y")])
     whole[:, pad_y : pad_y + height, pad_x : pad_x + width] = 0
     assert not whole.any(), f"halo of {row.name}"
 
@@ -212,16 +211,18 @@ def magnitude(call):
         values = abs(call.read(name)) if call.has(name) else np.zeros(1)
         return values[np.isfinite(values)].max(initial=0)
 
-    if op in (Op.CONV, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD, Op.WINOGRAD, Op.WINOGRAD_WGRAD):
+    if op in (Op.CONV, Op.CONV_SGD, Op.DEPTHWISE, Op.CONV_WGRAD, Op.DEPTHWISE_WGRAD, Op.WINOGRAD, Op.WINOGRAD_WGRAD):
         memory = Memory(call.memory.program)
         memory.arrays = {number: abs(array) for number, array in call.memory.arrays.items()}
         if op == Op.WINOGRAD:
             matrix = naive.filter_map(call["kernel_w"])
             weights = naive.filtered(abs(call.unfiltered()), matrix, both=call["kernel_h"] > 1)
-            memory.arrays[call.step.operands["u"]] = weights
+            memory[call.step.operands["u"]][0, :, : weights[0].size] = weights.reshape(len(weights), -1)
+        if op == Op.CONV_SGD:
+            memory.arrays[call.step.operands["scalars"]] *= -1  # a negative rate adds what the positive one takes off
         same = naive.Call(call.step, call.row, memory, call.n, True, [])
         getattr(same, op.name.lower())()
-        names = [name for name in ("y", "dw", "db") if same.has(name)]
+        names = [name for name in layout.SIGNATURES[op].outputs if name != "work" and same.has(name)]
         return max(np.nan_to_num(same.read(name), posinf=0).max() for name in names)
     if op in (Op.NORM, Op.NORM_GRAD, Op.NORM_WGRAD):
         stretched = largest("x") * largest("stats")  # values beside a large mean, or of a small variance

@@ -161,9 +161,6 @@ class Call:
         noise = (uniforms(words[1:]).reshape(-1, 4).sum(-1) - 2) * np.sqrt(3)
         return raw, top, left, self["noise"] * noise.reshape(shape)
 
-    def halo(self):
-        """Nothing to do: no array here has a halo."""
-
     def windows(self):
         """Yield x shifted by each position of the kernel, in the order of the weights."""
         x, kh, kw = self.read("x"), self["kernel_h"], self["kernel_w"]
@@ -190,17 +187,30 @@ class Call:
         self.product(self.whole("w"))
 
     def winograd_weights(self):
-        self.write("u", filtered(self.whole("w"), filter_map(self["kernel_w"]), both=self["kernel_h"] > 1))
+        u = filtered(self.whole("w"), filter_map(self["kernel_w"]), both=self["kernel_h"] > 1)
+        self.whole("u")[0, :, : u[0].size] = u.reshape(len(u), -1)
 
     def winograd(self):
         self.product(self.unfiltered())
 
     def unfiltered(self):
         """Return the weights from which WINOGRAD_WEIGHTS made u."""
-        return filtered(self.whole("u"), np.linalg.pinv(filter_map(self["kernel_w"])), both=self["kernel_h"] > 1)
+        channels = [self.tensor(name).shape[2] for name in "xy"]
+        u = self.whole("u")[0, :, : np.prod(channels)].reshape(-1, *channels)
+        return filtered(u, np.linalg.pinv(filter_map(self["kernel_w"])), both=self["kernel_h"] > 1)
 
     def winograd_wgrad(self):
         self.conv_wgrad()
+
+    def conv_sgd(self):
+        rate = self.flat("scalars")[layout.V_RATE]
+        dw = np.array([np.einsum("syxc,syxo->co", x, self.read("dy"), optimize=True) for x in self.windows()])
+        db = self.read("dy").sum((0, 1, 2))
+        if not finite(dw) or not finite(db):
+            self.record(Status.GRADIENT_NOT_FINITE)
+        for name, gradient, decay in (("w", dw, self["decay"]), ("b", db, 0)):
+            w = self.flat(name)
+            w -= rate * (gradient.reshape(-1) + decay * w)
 
     def flip(self):
         self.write("flipped", self.whole("w")[::-1].transpose(0, 2, 1))
@@ -388,6 +398,8 @@ class Call:
     def update(self):
         scalars, w, g = self.flat("scalars"), self.flat("w"), self.flat("g")
         m, v = (self.flat(name) if self.has(name) else None for name in ("m", "v"))
+        if not finite(g):
+            return self.record(Status.GRADIENT_NOT_FINITE)
         g = g * scalars[layout.V_CLIP] if self["clip"] else g
         rate, decay, b1, b2 = scalars[layout.V_RATE] * self["scale"], self["decay"], self["beta1"], self["beta2"]
         if self["kind"] == UpdateKind.SGD:
@@ -439,6 +451,10 @@ class Call:
         solution = np.linalg.solve(matrix, moments)
         self.flat("w")[...] = solution[:-1].reshape(-1)
         self.flat("b")[...] = np.where(counts > 0, solution[-1], -1e30)
+
+    def peak(self):
+        for _ in range(self["rounds"]):
+            self.whole("y")[...] = self["factor"] * self.whole("y") + self["addend"]
 
 
 def filter_map(taps):

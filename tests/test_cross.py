@@ -17,7 +17,7 @@ import pytest
 
 from edgerev.arena import plan
 from edgerev.deploy.cross import emit_object, link_program
-from edgerev.kernels.targets import TARGETS, host_target
+from edgerev.kernels.targets import TARGETS, host_target, named
 from edgerev.layers import (
     GELU,
     Conv1d,
@@ -82,6 +82,19 @@ CASES = {
     "float32": (
         Net((12,), Dense(16), (Block(LINEAR, repeat=2),), Head(3), state="float32"), Recipe(BATCH, Lion(0.003)), STEPS,
     ),
+    # minimal filtering in both directions and in one, sample by sample
+    "winograd image": (
+        Net((16, 16, 2), Conv2d(32, 3), (Block((Conv2d(32, 3), ReLU(), Conv2d(16, 3))),), Head(4)),
+        Recipe(BATCH, SGD(0.02, momentum=0.9)), STEPS,
+    ),
+    "winograd signal": (
+        Net((64, 3), Conv1d(32, 5), (Block((Conv1d(16, 5), ReLU(), Conv1d(16, 3))),), Head(4)),
+        Recipe(BATCH, AdamW(0.01)), STEPS,
+    ),
+    # panels of B, columns that fill no vector, and SGD within the product
+    "wide": (Net((70,), Dense(140), (Block((Dense(300), ReLU(), Dense(70))),), Head(7)), Recipe(64, SGD(0.02)), [
+        ("init", 1, 1), ("train", 64, 2), ("train", 61, 1), ("train", 1, 2),
+    ]),
     "ridge": (
         Net((8, 8, 1), Conv2d(8, 3), (Block((Conv2d(4, 3), ReLU())), Squeeze()), Head(10, kind="ridge")),
         Recipe(BATCH, SGD(0.02)), RIDGE,
@@ -92,7 +105,7 @@ CASES = {
 def runtime_with_batch(name, threads=1):
     """Return a runtime that has run nothing, with one batch in it."""
     net, recipe, _ = CASES[name]
-    program = lower(net, recipe, Schedule(BATCH, BATCH))
+    program = lower(net, recipe, Schedule(recipe.batch, 1 if "winograd" in name else recipe.batch, threads=4))
     runtime = Runtime(program, plan(program), threads)
     runtime.view("counters")[0] = 12345678901
     set_batch(runtime, np.random.default_rng(0))
@@ -156,16 +169,19 @@ def launch(folder):
                 pytest.skip(f"{QEMU} is not installed: apt install qemu-user-static")
             return [QEMU, program_for(target, folder)]
         host = host_target()
-        if host.architecture != TARGETS[target].architecture or TARGETS[target].width > host.width:
+        wanted = named(target)
+        if host.architecture != wanted.architecture or (wanted.name in TARGETS and wanted.width > host.width):
             pytest.skip(f"this machine ({host.name}) cannot run {target}")
         return [program_for(target, folder)]
 
     return command
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4])
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("target", TARGETS)
+@pytest.mark.parametrize("target", [
+    *TARGETS, *(pytest.param(f"x86-64-v3:{width}", marks=pytest.mark.long) for width in (4, 16)),
+])  # fmt: skip
 def test_same_bits(target, case, threads, launch, expected, tmp_path):
     image, runtime, wanted = expected[case]
     sections = runtime.program.sections

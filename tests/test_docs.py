@@ -16,7 +16,8 @@ from edgerev.config import check_config, tomllib
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MORE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
-OUTSIDE = ("make ", "pip ", "edgerev rss", "edgerev doctor")  # of these, the Makefile and other tests take care
+# of these, the Makefile and other tests take care
+OUTSIDE = ("make ", "pip ", "edgerev rss", "edgerev doctor", "edgerev bench")
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -90,6 +90,27 @@ def test_layers_one_sample_at_a_time(case):
     check_net(net, Recipe(batch=batch), schedule=Schedule(batch, 1))
 
 
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize(("rows", "columns", "inner"), [
+    (1, 1, 1), (1, 130, 5), (2, 67, 3), (3, 37, 9), (7, 13, 300), (50, 19, 64), (48, 40, 700), (250, 48, 513),
+    (13, 530, 500), (1, 64, 1), (6, 10, 257),
+])  # fmt: skip
+def test_products_of_all_sizes(rows, columns, inner, threads):
+    """Single rows, wide tiles, panels of several blocks of k, blocks of rows, and columns that fill no vector."""
+    bench = Bench(rows)
+    x = bench.add("x", inner)
+    y, dy, mask = (bench.add(name, columns) for name in ("y", "dy", "mask"))
+    w, dw = (bench.add(name, inner, columns, capacity=0) for name in ("w", "dw"))
+    b, db = (bench.add(name, columns, capacity=0) for name in ("b", "db"))
+    scalars, size = bench.scalars(), {"kernel_h": 1, "kernel_w": 1}
+    runtime = bench.runtime(
+        (Op.CONV, (y, x, w, b), size), (Op.CONV, (y, x, w, b), {**size, "relu": 1}), (Op.CONV, (y, x, w), size),
+        (Op.CONV, (y, x, w, layout.NO_TENSOR, mask), {**size, "add": 1}), (Op.CONV_WGRAD, (dw, db, x, dy), size),
+        (Op.CONV_SGD, (w, b, x, dy, scalars), {**size, "decay": 0.1}), threads=threads,
+    )
+    compare_rows(runtime, "run", rows)
+
+
 def test_minimal_filtering_is_used_where_it_fits():
     ops = {step: set() for step in CASES}
     for case, (net, batch) in CASES.items():

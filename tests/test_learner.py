@@ -280,7 +280,8 @@ def explosive(**options):
     """Return a learner whose next step meets a gradient that is not finite, after the blocks behind it."""
     net = Net((3,), Dense(8), (Block((Dense(5), ReLU(), Dense(4)), repeat=3),), Head(3))
     learner = Learner(net, batch=8, **options)
-    for name, factor in (("block1.F.0.weight", 1e25), ("block1.F.2.weight", 1e-25)):
+    factors = (("block1.F.0.weight", 1e37), ("block1.F.2.weight", 1e-37), ("head.0.weight", 1e4))
+    for name, factor in factors:
         view = np.frombuffer(learner.runtime.view(name), "f4")
         view *= np.float32(factor)
     return learner
@@ -364,6 +365,8 @@ def test_a_deferred_failure_is_that_of_the_block_where_it_began():
         learner.set_standardisation([0] * 3, [0] * 3)  # a state of zeros, so the weights meet gradients alone
         for number in (1, 2):
             np.frombuffer(learner.runtime.view(f"block{number}.G.0.weight"), "f4")[:] = 3e38
+        head = np.frombuffer(learner.runtime.view("head.0.weight"), "f4")
+        head *= np.float32(1e4)
         with pytest.raises(NumericError, match=r"gradient of block2\.F is not finite\. Lower the learning rate, clip"):
             learner.learn_many(X[:8, :3], Y[:8])
 

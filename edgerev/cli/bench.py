@@ -5,39 +5,114 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from edgerev.errors import UsageError
+
 HELP = "measure exactness, speed and memory"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks."""
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    inverse = benchmarks.add_parser("inverse", help="reconstruct the backbone's input, fresh and after training")
-    inverse.add_argument("--preset", default="mlp1000", metavar="NAME", help="a net by name (mlp1000)")
-    inverse.add_argument("--batch", type=int, default=16, help="samples (16)")
-    inverse.add_argument("--steps", type=int, default=200, help="training steps between the two measurements (200)")
-    inverse.add_argument("--state", choices=("int32", "int16", "float32"), default="int32", help="type of the state")
-    inverse.add_argument("--seed", type=int, default=0, help="seed of weights and data (0)")
-    inverse.add_argument("--json", action="store_true", help="print the figures as JSON")
-    inverse.set_defaults(measure=_inverse)
-    hmp = benchmarks.add_parser("hmp", help="recognise activities of people never trained on (HMP data set)")
-    hmp.add_argument("--data", required=True, metavar="DIR", help="folder that holds hmp.npz")
-    hmp.add_argument("--epochs", type=int, default=12, help="passes over the training windows (12)")
-    hmp.add_argument("--seed", type=int, default=0, help="seed of weights and order (0)")
-    hmp.add_argument("--json", action="store_true", help="print the figures as JSON")
-    hmp.set_defaults(measure=_hmp)
+    for prepare in (_prepare_inverse, _prepare_hmp, _prepare_step, _prepare_kernels, _prepare_peers, _prepare_depth):
+        benchmark = prepare(benchmarks)
+        benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
 
 
 def run(args: argparse.Namespace) -> int:
     """Run one benchmark, and report."""
+    from edgerev.cli import tables
     from edgerev.cli.show import print_json
 
     figures = args.measure(args)
     if args.json:
         print_json(figures)
     else:
-        for name, value in figures.items():
-            print(f"{name:<28} {value}")
+        getattr(tables, args.show)(figures)
     return 0
+
+
+def _numbers(words: str) -> list[int]:
+    try:
+        return [int(word) for word in words.split(",")]
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{words!r}: expected whole numbers joined by commas, as 1,4,16") from None
+
+
+def _timing(parser: argparse.ArgumentParser, rounds: int, seconds: float) -> None:
+    parser.add_argument("--rounds", type=int, default=rounds, help=f"bursts of each, taking turns ({rounds})")
+    parser.add_argument("--seconds", type=float, default=seconds, help=f"how long a burst lasts ({seconds:g})")
+
+
+def _prepare_inverse(benchmarks: Any) -> argparse.ArgumentParser:
+    inverse = benchmarks.add_parser("inverse", help="reconstruct the backbone's input, fresh and after training")
+    inverse.add_argument("--preset", default="mlp1000", metavar="NAME", help="a net by name (mlp1000)")
+    inverse.add_argument("--batch", type=int, default=16, help="samples (16)")
+    inverse.add_argument("--steps", type=int, default=200, help="training steps between the two measurements (200)")
+    inverse.add_argument("--state", choices=("int32", "int16", "float32"), default="int32", help="type of the state")
+    inverse.add_argument("--seed", type=int, default=0, help="seed of weights and data (0)")
+    inverse.set_defaults(measure=_inverse, show="show_plain")
+    return inverse
+
+
+def _prepare_hmp(benchmarks: Any) -> argparse.ArgumentParser:
+    hmp = benchmarks.add_parser("hmp", help="recognise activities of people never trained on (HMP data set)")
+    hmp.add_argument("--data", required=True, metavar="DIR", help="folder that holds hmp.npz")
+    hmp.add_argument("--epochs", type=int, default=12, help="passes over the training windows (12)")
+    hmp.add_argument("--seed", type=int, default=0, help="seed of weights and order (0)")
+    hmp.set_defaults(measure=_hmp, show="show_plain")
+    return hmp
+
+
+def _prepare_step(benchmarks: Any) -> argparse.ArgumentParser:
+    step = benchmarks.add_parser("step", help="time one training step, beside the machine's peak")
+    step.add_argument("--preset", default="mlp16", metavar="NAME", help="a net by name (mlp16)")
+    step.add_argument("--batch", type=int, default=16, help="samples (16)")
+    step.add_argument("--threads", type=int, default=1, help="threads (1)")
+    step.add_argument("--schedule", choices=("reversible", "stored"), default="reversible", help="(reversible)")
+    step.add_argument("--state", choices=("int32", "int16", "float32"), default="int32", help="type of the state")
+    step.add_argument("--profile", action="store_true", help="also tell the time of each kind of instruction")
+    _timing(step, 7, 0.3)
+    step.set_defaults(measure=_step, show="show_step")
+    return step
+
+
+def _prepare_kernels(benchmarks: Any) -> argparse.ArgumentParser:
+    kernels = benchmarks.add_parser("kernels", help="time every kernel by shape, beside roofline and OpenBLAS")
+    kernels.add_argument("--preset", action="append", metavar="NAME", help="shapes of this net only; may be repeated")
+    kernels.add_argument("--batch", type=int, default=16, help="samples (16)")
+    kernels.add_argument("--seconds", type=float, default=2.0, help="how long to measure each net (2)")
+    kernels.add_argument("--gemm", action="store_true", help="the dense kernel against OpenBLAS over a grid of shapes")
+    for size in "mnk":
+        kernels.add_argument(f"--{size}", type=_numbers, metavar="LIST", help=f"values of {size} in the grid, as 1,16")
+    kernels.add_argument("--passes", type=int, default=5, help="how often to go over the grid (5)")
+    kernels.set_defaults(measure=_kernels, show="show_kernels")
+    return kernels
+
+
+def _prepare_peers(benchmarks: Any) -> argparse.ArgumentParser:
+    peers = benchmarks.add_parser("peers", help="time the reference nets beside torch and onnxruntime-training")
+    peers.add_argument("--torch", metavar="PYTHON", help="Python of an environment with torch")
+    peers.add_argument("--ort", metavar="PYTHON", help="Python of one with onnxruntime-training")
+    peers.add_argument("--graphs", metavar="DIR", help="onnxruntime-training's graphs, made if not there (the cache)")
+    _timing(peers, 7, 0.5)
+    peers.set_defaults(measure=_peers, show="show_peers")
+    return peers
+
+
+def _prepare_depth(benchmarks: Any) -> argparse.ArgumentParser:
+    depth = benchmarks.add_parser("depth", help="time and memory against depth, reversible beside stored")
+    depth.add_argument("--preset", choices=("mlp", "har", "vis"), default="mlp", help="kind of reference net (mlp)")
+    depth.add_argument("--depths", type=_numbers, default=[16, 256], metavar="LIST", help="blocks (16,256)")
+    depth.add_argument("--batch", type=int, default=16, help="samples (16)")
+    depth.add_argument(
+        "--batches", type=_numbers, default=[16, 64], metavar="LIST", help="for the time per sample (16,64)"
+    )
+    depth.add_argument("--threads", type=int, default=1, help="threads (1)")
+    depth.add_argument("--plot", metavar="FILE", help="draw time and memory against depth (SVG; needs edgerev[plot])")
+    depth.add_argument("--force", action="store_true", help="replace a plot that is there")
+    _timing(depth, 9, 0.3)
+    depth.set_defaults(measure=_depth, show="show_depth")
+    return depth
 
 
 def _inverse(args: argparse.Namespace) -> dict[str, Any]:
@@ -50,3 +125,52 @@ def _hmp(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.tools.bench_hmp import leave_volunteers_out
 
     return leave_volunteers_out(args.data, epochs=args.epochs, seed=args.seed)
+
+
+def _step(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.tools.bench_step import step_figures
+
+    return step_figures(
+        args.preset, batch=args.batch, threads=args.threads, schedule=args.schedule, state=args.state,
+        rounds=args.rounds, seconds=args.seconds, profile=args.profile,
+    )
+
+
+def _kernels(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.presets import check_name
+    from edgerev.tools.child import measured_alone
+
+    sizes = {size: getattr(args, size) for size in "mnk" if getattr(args, size) is not None}
+    if not args.gemm:
+        if sizes:
+            raise UsageError(f"--{next(iter(sizes))} is a size of the grid; add --gemm")
+        for name in args.preset or ():
+            check_name(name)
+        options = {"presets": args.preset or [], "batch": args.batch, "seconds": args.seconds}
+        return measured_alone("edgerev.tools.bench_kernels:kernel_figures", **options)
+    if min(min(values) for values in [*sizes.values(), [1]]) < 1:
+        raise UsageError(f"sizes {sizes}: expected numbers that are at least 1")
+    args.show = "show_gemm"
+    return measured_alone("edgerev.tools.bench_gemm:gemm_grid", **sizes, passes=args.passes)
+
+
+def _peers(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.tools.bench_peers import peers_figures
+
+    return peers_figures(args.torch, args.ort, graphs=args.graphs, rounds=args.rounds, seconds=args.seconds)
+
+
+def _depth(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.cli.output import check_output
+    from edgerev.tools.bench_depth import depth_figures, plot_depth, plotter
+
+    if args.plot:
+        check_output(args.plot, replace=args.force, advice="add --force to replace it")
+        plotter()  # before the minutes of measuring
+    figures = depth_figures(
+        args.preset, depths=args.depths, batches=args.batches, batch=args.batch, threads=args.threads,
+        rounds=args.rounds, seconds=args.seconds,
+    )
+    if args.plot:
+        plot_depth(figures, args.plot)
+    return figures

@@ -18,7 +18,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-enum { HEADER = 5, MOST_RUNS = 64, MOST_THREADS = 16, BARRIER_SPINS = 32, BARRIER_YIELD = 34, STATUS_LINE = 32 };
+enum { HEADER = 5, MOST_RUNS = 64, MOST_THREADS = 16, BARRIER_SPINS = 256, BARRIER_YIELD = 258, STATUS_LINE = 32 };
 
 int32_t edgerev_run(const int32_t *rows, const int64_t *tensors, uint8_t *arena, intptr_t first, intptr_t last,
                     intptr_t n, intptr_t thread, intptr_t threads, int32_t *status, int32_t *barrier);

@@ -1,0 +1,125 @@
+"""The figures of benchmarks as tables for people."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+Column = tuple[str, Callable[[dict[str, Any]], str]]  # heading, and what a row shows below it
+
+
+def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> list[str]:
+    """Return a line of headings and one for each row; columns of text stay left, those of numbers right."""
+    aligned = []
+    for heading, show in columns:
+        cells = [show(row) for row in rows]
+        width, right = max(map(len, [heading, *cells])), all(map(_is_number, cells))
+        aligned.append([cell.rjust(width) if right else cell.ljust(width) for cell in (heading, *cells)])
+    return ["  ".join(line).rstrip() for line in zip(*aligned)]
+
+
+def _is_number(cell: str) -> bool:
+    return cell == "-" or cell.replace(",", "").replace(".", "").rstrip("%").isdigit()
+
+
+def number(name: str, form: str = ".3f") -> Callable[[dict[str, Any]], str]:
+    """Return what shows a row's value by name, or "-" where there is none."""
+    return lambda row: "-" if row.get(name) is None else format(row[name], form)
+
+
+def of(group: str, name: str, form: str, scale: float = 1) -> Callable[[dict[str, Any]], str]:
+    """Return what shows a value that is one of a group of values by name."""
+    return lambda row: format(row[group][name] * scale, form)
+
+
+def text(name: str) -> Callable[[dict[str, Any]], str]:
+    """Return what shows a row's text by name."""
+    return lambda row: str(row[name])
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """Return whether a row reached its target."""
+    return {True: "yes", False: "no", None: "-"}[row["reached"]]
+
+
+def show_plain(figures: dict[str, Any]) -> None:
+    """Print a line for each figure."""
+    for name, value in figures.items():
+        print(f"{name:<28} {value}")
+
+
+def show_step(figures: dict[str, Any]) -> None:
+    """Print the figures of a step, and its profile."""
+    show_plain({name: value for name, value in figures.items() if name != "profile"})
+    if "profile" in figures:
+        columns = [
+            ("kind", text("kind")), ("rows", number("count", "d")), ("ms", number("ms", ".4f")),
+            ("share", number("share", ".1%")), ("GFLOP/s", number("gflops", ".1f")),
+        ]  # fmt: skip
+        print("\n" + "\n".join(table(columns, figures["profile"])))
+
+
+def show_kernels(figures: dict[str, Any]) -> None:
+    """Print a line for each kernel and shape."""
+    columns = [
+        ("kernel", text("kernel")), ("us", number("us", ".2f")),
+        ("GFLOP/s", lambda row: f"{row['gflops']:.1f}" if row["flops"] else "-"), ("GB/s", number("gbytes", ".1f")),
+        ("roofline", number("roofline_share", ".0%")), ("OpenBLAS us", number("openblas_us", ".2f")),
+        ("shapes: outputs, inputs", text("shape")),
+    ]  # fmt: skip
+    print("\n".join(table(columns, figures["kernels"])))
+    print(f"peak {figures['peak_gflops']:.1f} GFLOP/s, batch {figures['batch']}, one thread")
+
+
+def show_gemm(figures: dict[str, Any]) -> None:
+    """Print a line for each shape of the grid, then median and minimum."""
+    columns = [
+        ("m", number("m", "d")), ("n", number("n", "d")), ("k", number("k", "d")), ("us", number("us", ".3f")),
+        ("OpenBLAS us", number("openblas_us", ".3f")), ("GFLOP/s", number("gflops", ".1f")),
+        ("ratio", number("ratio", ".2f")),
+    ]  # fmt: skip
+    print("\n".join(table(columns, figures["shapes"])))
+    print(f"ratio (OpenBLAS by edgerev): median {figures['median_ratio']:.2f}, minimum {figures['minimum_ratio']:.2f}; "
+          f"peak {figures['peak_gflops']:.1f} GFLOP/s")  # fmt: skip
+
+
+def show_peers(figures: dict[str, Any]) -> None:
+    """Print the ratio table, and that of two threads."""
+    names = [name for name in ("edgerev", "torch", "ort") if any(name in row["step_ms"] for row in figures["rows"])]
+    if figures["rows"]:
+        columns: list[Column] = [("net", text("net")), ("batch", number("batch", "d"))]
+        columns += [(f"{name} ms", of("step_ms", name, ".4f")) for name in names]
+        columns += [("better peer", text("better_peer")), ("ratio", number("ratio", ".2f"))]
+        columns += [("target", number("target", ".1f")), ("reached", verdict)]
+        columns += [(f"{name} MB", of("peak_rss_bytes", name, ".0f", 1e-6)) for name in names]
+        print("\n".join(table(columns, figures["rows"])))
+    if figures["threads"]:
+        columns = [
+            ("net", text("net")), ("batch", number("batch", "d")), ("1 thread ms", number("one_thread_ms", ".4f")),
+            ("2 threads ms", number("two_threads_ms", ".4f")), ("speedup", number("speedup", ".2f")),
+            ("target", number("target", ".1f")), ("reached", verdict),
+        ]  # fmt: skip
+        print("\n" + "\n".join(table(columns, figures["threads"])))
+    if figures["processors"] < 2:
+        print("only one processor is free to this process, so two threads cannot be faster")
+
+
+def show_depth(figures: dict[str, Any]) -> None:
+    """Print time and memory by depth, then time by batch."""
+    columns = [
+        ("blocks", number("depth", "d")), ("reversible ms", number("step_ms", ".4f")),
+        ("stored ms", number("stored_ms", ".4f")), ("ratio", number("time_ratio", ".2f")),
+        ("us a block", number("block_us", ".2f")), ("reversible arena B", number("arena_bytes", ",d")),
+        ("stored arena B", number("stored_arena_bytes", ",d")), ("activations B", number("activation_bytes", ",d")),
+        ("stored activations B", number("stored_activation_bytes", ",d")),
+    ]  # fmt: skip
+    print("\n".join(table(columns, figures["depths"])))
+    print(f"time per block differs by {figures['block_spread']:.1%} at most, batch {figures['batch']}")
+    if figures["batches"]:
+        columns = [
+            ("batch", number("batch", "d")), ("reversible ms", number("step_ms", ".4f")),
+            ("us a sample", number("sample_us", ".2f")),
+        ]
+        print("\n" + "\n".join(table(columns, figures["batches"])))
+        blocks = figures["depths"][0]["depth"]
+        print(f"time per sample differs by {figures['sample_spread']:.1%} at most, {blocks} blocks")

@@ -1,0 +1,61 @@
+"""Measure in a process of its own: ``python -m edgerev.tools.child MODULE:FUNCTION OPTIONS`` prints figures as JSON.
+
+OpenBLAS reads how many threads it may use when NumPy is first imported, and a process that has NumPy already may not
+ask again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib import import_module
+from typing import Any
+
+from edgerev.errors import EdgerevError
+
+ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
+
+
+def measured_alone(function: str, **options: Any) -> Any:
+    """Return what a function returns in a process of its own, in which NumPy computes with one thread.
+
+    Parameters
+    ----------
+    function : ``module:function``
+    **options : its arguments, which must survive JSON, like what it returns
+
+    Raises
+    ------
+    EdgerevError
+        The process failed; the message ends with what it said.
+    """
+    command = [sys.executable, "-m", "edgerev.tools.child", function, json.dumps(options)]
+    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True)
+    said = done.stderr.decode(errors="replace")
+    if done.returncode:
+        raise EdgerevError(f"measuring failed (`{function}`):\n{said[-2000:]}")
+    sys.stderr.write(said)
+    return json.loads(done.stdout)
+
+
+def main(arguments: list[str]) -> int:
+    """Call the function that is named, and print what it returns.
+
+    Parameters
+    ----------
+    arguments : ``module:function`` and its options as JSON
+    """
+    module, _, name = arguments[0].partition(":")
+    try:
+        figures = getattr(import_module(module), name)(**json.loads(arguments[1]))
+    except EdgerevError as error:
+        print(error, file=sys.stderr)
+        return error.exit_code
+    print(json.dumps(figures, allow_nan=False))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
