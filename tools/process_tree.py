@@ -199,7 +199,7 @@ class Watcher:
         due = time.monotonic() + pause
         while self.status is None:
             event = signal.sigtimedwait(awaited, max(0.0, due - time.monotonic()))
-            if event is not None and event.si_signo != signal.SIGCHLD:
+            if event is not None and event.si_signo in FORWARDED:  # a wait that a stop cut short tells of signal 0
                 os.kill(self.main, event.si_signo)
             self._drain()
             start = time.monotonic()
