@@ -21,9 +21,11 @@ from edgerev.kernels.tile import (
     PLAIN,
     RELU,
     ROW_VECTORS,
+    SGD,
     TILE_ROWS,
     TILE_WIDTH,
     WIDTH,
+    panel_width,
     row_tile,
     strip,
     strip_transposed,
@@ -162,7 +164,7 @@ def _packed(c, a, b, bias, start, mask, end, row0, row1, inner, columns, column0
             rows = min(np.intp(BLOCK_ROWS), row1 - i)
             j = column0
             while j < column1:
-                width = strip_width(column1 - j, rows)
+                width = panel_width(column1 - j)
                 pack(panel, advance(b, k * columns + j), columns, count, width, width)
                 at = i * columns + j
                 strip(
@@ -203,7 +205,8 @@ def _tailing(c, a, b, bias, start, end, row0, row1, inner, columns, column0, col
 def product_of_transposed(c, a, a_row, b, bias, start, end, rows, inner, columns):
     """C (rows x columns) (+)= A^T B for an A of (inner x a_row) from which `rows` columns are taken."""
     panel = _panel()
-    packs = columns > TILE_WIDTH and panel_pays(rows, inner * columns)
+    # SGD takes each weight with its whole gradient, so its chains cannot pause in C, where the weights are
+    packs = end != SGD and columns > TILE_WIDTH and panel_pays(rows, inner * columns)
     step = np.intp(PANEL_K) if packs else inner
     for k in range(0, inner, step):
         count = min(step, inner - k)
@@ -211,7 +214,7 @@ def product_of_transposed(c, a, a_row, b, bias, start, end, rows, inner, columns
         finish = end if k + count == inner else np.intp(PLAIN)
         j = np.intp(0)
         while j < columns:
-            width = strip_width(columns - j, rows)
+            width = panel_width(columns - j) if packs else strip_width(columns - j, rows)
             strip_of_b, b_k = advance(b, k * columns + j), columns
             if packs:
                 pack(panel, strip_of_b, columns, count, width, width)

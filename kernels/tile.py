@@ -261,6 +261,12 @@ def strip_width(columns, rows):
     return np.intp(1)
 
 
+@jit
+def panel_width(columns):
+    """Return the width of the next strip when it is to fit a panel: never wider than a tile of many rows."""
+    return strip_width(columns, np.intp(TILE_ROWS))
+
+
 def _make_strips(transposed: bool):
     """Make the kernel that chooses among strips of all widths."""
     widest = _make_strip(WIDEST_ROWS, 8, WIDTH, transposed)

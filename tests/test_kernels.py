@@ -94,6 +94,9 @@ def test_layers_one_sample_at_a_time(case):
 @pytest.mark.parametrize(("rows", "columns", "inner"), [
     (1, 1, 1), (1, 130, 5), (2, 67, 3), (3, 37, 9), (7, 13, 300), (50, 19, 64), (48, 40, 700), (250, 48, 513),
     (13, 530, 500), (1, 64, 1), (6, 10, 257),
+    # blocks of rows that leave 1, 2 and 3; gradients over more positions than a panel holds; tails of one row more
+    (241, 128, 256), (242, 64, 256), (243, 40, 300), (481, 70, 130), (257, 48, 64), (600, 64, 64), (300, 300, 12),
+    (49, 9, 255), (48, 13, 256),
 ])  # fmt: skip
 def test_products_of_all_sizes(rows, columns, inner, threads):
     """Single rows, wide tiles, panels of several blocks of k, blocks of rows, and columns that fill no vector."""
