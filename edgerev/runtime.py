@@ -216,7 +216,7 @@ class Runtime:
         found = [line for line in lines if line[layout.S_CODE]]
         if not found:
             return None
-        code, row, sample = min(found, key=lambda line: line[layout.S_ROW])
+        code, row, sample = min(found, key=lambda line: (line[layout.S_ROW], line[layout.S_SAMPLE]))
         for index in range(len(self.status)):
             self.status[index] = 0
         kind, text = _MESSAGES[Status(code)]

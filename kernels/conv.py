@@ -10,7 +10,7 @@ import numpy as np
 from edgerev.kernels.intrinsics import advance, as_float, f32_at, fma, outside, three_floats
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import V_RATE, Status
-from edgerev.kernels.maths import float_bits, multiply_add
+from edgerev.kernels.maths import float_bits
 from edgerev.kernels.matrix import product, product_of_transposed
 from edgerev.kernels.operands import (
     T_CHANNELS,
@@ -224,55 +224,3 @@ def flip(row, tensors, arena, n, thread, threads, status):
             for k in range(width):
                 lines[k * channels + i] = source[i * columns + k]
             i += 1
-
-
-@kernel
-def depthwise(row, tensors, arena, n, thread, threads, status):
-    """DEPTHWISE y; x w b (kernel_h, kernel_w, flipped)."""
-    count = samples(row, n)
-    ty, tx = tensor(row, tensors, 0), tensor(row, tensors, 1)
-    y, x, w = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1), floats(row, tensors, arena, 2)
-    kernel_h, kernel_w, flipped = parameter(row, 0), parameter(row, 1), parameter(row, 2)
-    channels, taps = ty[T_CHANNELS], kernel_h * kernel_w
-    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
-    line0, line1 = share(count * ty[T_HEIGHT], thread, threads)
-    for line in range(line0, line1):
-        for position in range(ty[T_WIDTH]):
-            target = advance(y, line_offset(ty, line) + position * channels)
-            source = advance(x, line_offset(tx, line) + position * channels)
-            if has(row, 3):
-                bias = floats(row, tensors, arena, 3)
-                for c in range(channels):
-                    target[c] = bias[c]
-            else:
-                for c in range(channels):
-                    target[c] = np.float32(0)
-            for tap in range(taps):
-                shifted = advance(source, (tap // kernel_w) * line_stride(tx) + (tap % kernel_w) * channels)
-                weights = advance(w, (taps - 1 - tap if flipped else tap) * channels)
-                multiply_add(target, shifted, weights, channels)
-
-
-@kernel
-def depthwise_wgrad(row, tensors, arena, n, thread, threads, status):
-    """DEPTHWISE_WGRAD dw db; x dy (kernel_h, kernel_w); threads share taps."""
-    count = samples(row, n)
-    tx, ty = tensor(row, tensors, 2), tensor(row, tensors, 3)
-    dw, x, dy = floats(row, tensors, arena, 0), floats(row, tensors, arena, 2), floats(row, tensors, arena, 3)
-    kernel_h, kernel_w, accumulate = parameter(row, 0), parameter(row, 1), continues(row)
-    channels = ty[T_CHANNELS]
-    x = advance(x, -((kernel_h // 2) * line_stride(tx) + (kernel_w // 2) * channels))
-    tap0, tap1 = share(kernel_h * kernel_w, thread, threads)
-    for tap in range(tap0, tap1):
-        target = advance(dw, tap * channels)
-        if not accumulate:
-            for c in range(channels):
-                target[c] = np.float32(0)
-        shift = (tap // kernel_w) * line_stride(tx) + (tap % kernel_w) * channels
-        for line in range(count * ty[T_HEIGHT]):
-            for position in range(ty[T_WIDTH]):
-                a = advance(x, line_offset(tx, line) + shift + position * channels)
-                multiply_add(target, a, advance(dy, line_offset(ty, line) + position * channels), channels)
-    if has(row, 1):
-        db = floats(row, tensors, arena, 1)
-        bias_gradient(db, dy, ty, count, dw, start_of_sums(row), PLAIN, thread, threads)

@@ -6,7 +6,8 @@ from numba import types
 from edgerev.kernels import layout
 from edgerev.kernels.activation import activation, activation_grad
 from edgerev.kernels.barrier import barrier
-from edgerev.kernels.conv import conv, conv_sgd, conv_wgrad, depthwise, depthwise_wgrad, flip
+from edgerev.kernels.conv import conv, conv_sgd, conv_wgrad, flip
+from edgerev.kernels.depthwise import depthwise, depthwise_wgrad
 from edgerev.kernels.intrinsics import (
     I32P,
     I64P,
@@ -19,7 +20,7 @@ from edgerev.kernels.jit import jit
 from edgerev.kernels.layout import Op
 from edgerev.kernels.loss import loss, probability, report
 from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
-from edgerev.kernels.operands import FIRST, OPERANDS, S_CODE, S_CURRENT, S_ROW, parameter, record, samples
+from edgerev.kernels.operands import FIRST, OPERANDS, S_CODE, S_CURRENT, S_ROW, S_SAMPLE, parameter, record, samples
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
 from edgerev.kernels.peak import peak
 from edgerev.kernels.ridge import ridge_solve, ridge_sums
@@ -156,11 +157,12 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
 
 @jit
 def first_failure(status, threads):
-    """Return the thread whose recorded status comes first in the program, or -1."""
+    """Return the thread whose recorded status comes first by row and sample, or -1."""
     found = np.intp(-1)
     for thread in range(threads):
-        line = advance(status, thread * LINE)
-        if line[S_CODE] != 0 and (found < 0 or line[S_ROW] < status[found * LINE + S_ROW]):
+        line, best = advance(status, thread * LINE), advance(status, max(found, np.intp(0)) * LINE)
+        earlier = line[S_ROW] < best[S_ROW] or (line[S_ROW] == best[S_ROW] and line[S_SAMPLE] < best[S_SAMPLE])
+        if line[S_CODE] != 0 and (found < 0 or earlier):
             found = np.intp(thread)
     return found
 

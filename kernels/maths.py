@@ -91,13 +91,6 @@ def cos_pi(q):
 
 
 @jit
-def multiply_add(y, a, b, count):
-    """y += a * b, element by element."""
-    for i in range(count):
-        y[i] = fma(a[i], b[i], y[i])
-
-
-@jit
 def fill(y, value, count):
     """y = value."""
     for i in range(count):

@@ -121,8 +121,12 @@ def share(count, thread, threads):
 
 @jit
 def record(status, code, sample):
-    """Remember the first thing that went wrong in this thread; CHECK stops the run."""
-    if status[S_CODE] == 0:
+    """Remember what went wrong in this thread, the first by row and sample; CHECK stops the run.
+
+    Not the first by time: which rows come first for which samples depends on chunks.
+    """
+    row, seen = status[S_CURRENT], status[S_ROW]
+    if status[S_CODE] == 0 or row < seen or (row == seen and sample < status[S_SAMPLE]):
         status[S_CODE] = np.int32(code)
         status[S_ROW] = status[S_CURRENT]
         status[S_SAMPLE] = np.int32(sample)

@@ -63,6 +63,20 @@ def fails(runtime, section, kind, status, match, n=BATCH, **options):
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("schedule", [Schedule(6, 6), Schedule(6, 2), Schedule(6, 1)])
+def test_what_is_reported_depends_neither_on_chunks_nor_on_threads(schedule, threads):
+    """A value that is not finite is found before one that is too large, and of equals the first sample is named."""
+    runtime = harness.build(DENSE, Recipe(batch=BATCH), schedule, threads)
+    harness.set_batch(runtime, np.random.default_rng(1))
+    raw = harness.by_name(runtime, "raw")
+    raw[1], raw[3] = 1e30, np.nan
+    fails(runtime, "train", DataError, Status.INPUT_NOT_FINITE, "sample 3")
+    harness.set_batch(runtime, np.random.default_rng(1))
+    raw[2] = raw[4] = raw[5] = 1e30
+    fails(runtime, "train", NumericError, Status.STATE_OVERFLOW, "sample 2")
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("case", BAD_BATCHES)
 def test_a_bad_batch_leaves_no_trace(case, threads):
     """After the error, training goes on with the bits of a twin that never saw the bad batch."""
