@@ -226,7 +226,7 @@ EMITTED = [
 def test_objects_are_small_and_need_nothing(target):
     data = emit_object(target).read_bytes()
     assert undefined_symbols(data) <= ALLOWED
-    assert len(data) < 300_000
+    assert len(data) < 400_000  # a library may have 1 MB; this says when kernels grow unawares
 
 
 def test_the_allocation_counter_counts(launch, tmp_path):
