@@ -19,7 +19,6 @@ from edgerev.kernels.tile import (
     FROM_C,
     MASK,
     PLAIN,
-    RELU,
     ROW_VECTORS,
     SGD,
     TILE_ROWS,
@@ -83,6 +82,15 @@ def pack(panel, b, b_row, rows, columns, width):
             panel[k * width + j] = b[k * b_row + j] if j < columns else np.float32(0)
 
 
+@jit
+def block_of_chains(k, count, inner, start, end):
+    """Return how the chains of a block of k begin and end: between two blocks they pause in C.
+
+    What ends them must not need C for anything else before, as SGD does.
+    """
+    return (start if k == 0 else np.intp(FROM_C)), (end if k + count == inner else np.intp(PLAIN))
+
+
 @kernel
 def product(c, a, b, bias, start, mask, end, rows, inner, columns, thread, threads):
     """C (rows x columns) = A (rows x inner) B, by the rules of `edgerev.kernels.tile`.
@@ -120,8 +128,7 @@ def _row(c, a, b, b_row, inner, columns, bias, start, mask, end):
     step = np.intp(ROW_K) if tiles > 1 else inner
     for k in range(0, inner, step):
         count = min(step, inner - k)
-        begin = start if k == 0 else np.intp(FROM_C)
-        finish = end if k + count == inner else np.intp(PLAIN)
+        begin, finish = block_of_chains(k, count, inner, start, end)
         first = np.intp(0)
         for tile in range(tiles):
             take = (vectors - first + tiles - tile - 1) // (tiles - tile)
@@ -158,8 +165,7 @@ def _packed(c, a, b, bias, start, mask, end, row0, row1, inner, columns, column0
     panel = _panel()
     for k in range(0, inner, PANEL_K):
         count = min(np.intp(PANEL_K), inner - k)
-        begin = start if k == 0 else np.intp(FROM_C)
-        finish = end if k + count == inner else np.intp(PLAIN)
+        begin, finish = block_of_chains(k, count, inner, start, end)
         for i in range(row0, row1, BLOCK_ROWS):
             rows = min(np.intp(BLOCK_ROWS), row1 - i)
             j = column0
@@ -184,8 +190,7 @@ def _tailing(c, a, b, bias, start, end, row0, row1, inner, columns, column0, col
     for k in range(0, inner, PANEL_K):
         count = min(np.intp(PANEL_K), inner - k)
         pack(panel, advance(b, k * columns + column0), columns, count, left, width)
-        begin = start if k == 0 else np.intp(FROM_C)
-        finish = np.intp(RELU) if end == RELU and k + count == inner else np.intp(PLAIN)
+        begin, finish = block_of_chains(k, count, inner, start, end)
         for i in range(row0, row1, TAIL_ROWS):
             rows = min(np.intp(TAIL_ROWS), row1 - i)
             if begin == FROM_C:
@@ -210,8 +215,7 @@ def product_of_transposed(c, a, a_row, b, bias, start, end, rows, inner, columns
     step = np.intp(PANEL_K) if packs else inner
     for k in range(0, inner, step):
         count = min(step, inner - k)
-        begin = start if k == 0 else np.intp(FROM_C)
-        finish = end if k + count == inner else np.intp(PLAIN)
+        begin, finish = block_of_chains(k, count, inner, start, end)
         j = np.intp(0)
         while j < columns:
             width = panel_width(columns - j) if packs else strip_width(columns - j, rows)
