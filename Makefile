@@ -29,7 +29,7 @@ clean:
 	find edgerev kernels deploy tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of extras: installed again only when the project's requirements have changed.
-$(VENV)/.installed-demo: EXTRAS := demo
+$(VENV)/.installed-demo: EXTRAS := demo,jit
 $(VENV)/.installed-test: EXTRAS := test,demo
 $(VENV)/.installed-lint: EXTRAS := lint
 

@@ -1,26 +1,38 @@
-"""Compile the kernels for another processor, and link them with C, all from this machine.
+"""Compile the kernels for any processor, and link them with C, all from this machine.
 
 LLVM inside llvmlite writes objects for every target; `ziglang` from PyPI brings linker and C libraries, so no
-toolchain of the system is needed.
+toolchain of the system is needed. The same input gives the same bytes.
 """
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
 from edgerev.errors import KernelError, UsageError
-from edgerev.kernels import library
-from edgerev.kernels.targets import TARGETS, named
+from edgerev.kernels import objects
+from edgerev.kernels.targets import TARGETS, Target, named
 
-# Zig's names for what objects are linked with. Foreign programs are one static file (musl), so that an emulator needs
-# no root folder; those for this machine use its C library, for which Zig need not compile one.
-ZIG_TARGETS = {
-    "aarch64": ("aarch64-linux-musl", "-static"), "x86-64-v3": ("x86_64-linux-gnu.2.17",),
-    "x86-64-v4": ("x86_64-linux-gnu.2.17",),
-}
+# How Zig calls architectures, and the end of its names for C libraries there.
+_ZIG = {"x86_64": ("x86_64", ""), "aarch64": ("aarch64", ""), "arm": ("arm", "eabihf")}
+
+
+def find_target(name: str) -> Target:
+    """Return the target called `name`.
+
+    Raises
+    ------
+    UsageError
+        There is no such target.
+    """
+    try:
+        return named(name)
+    except (KeyError, ValueError):
+        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}") from None
 
 
 def emit_object(name: str) -> Path:
@@ -33,34 +45,69 @@ def emit_object(name: str) -> Path:
     KernelError
         The compiler is missing or failed.
     """
-    try:
-        target = named(name)
-    except (KeyError, ValueError):
-        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}") from None
-    return library.build(target)
+    return objects.build(find_target(name))
 
 
-def link_program(name: str, inputs: Sequence[Path], output: Path) -> Path:
-    """Link objects and C sources to a program for the target called `name`; return its path.
-
-    Zig compiles its C library for a foreign target once (most of a minute) and keeps it in its own cache.
-
-    Parameters
-    ----------
-    inputs : objects and C sources
-    output : the program to write
+def link_library(name: str, output: Path) -> Path:
+    """Write the shared library of the kernels for the target called `name`; return its path.
 
     Raises
     ------
+    UsageError, KernelError
+        As for `emit_object`; or Zig is missing or failed.
+    """
+    target = find_target(name)
+    _zig("cc", "-target", _zig_target(target, static=False), "-shared", "-s", emit_object(name), "-o", output)
+    return output
+
+
+def archive_library(name: str, output: Path) -> Path:
+    """Write the static library of the kernels for the target called `name`; return its path.
+
+    Raises
+    ------
+    UsageError, KernelError
+        As for `emit_object`; or Zig is missing or failed.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        # a member is called as its file is; in the cache that name changes with the compiler's version
+        member = shutil.copy(emit_object(name), Path(folder) / "edgerev.o")
+        output.unlink(missing_ok=True)  # or the member would be added to it
+        _zig("ar", "rcsD", output, member)
+    return output
+
+
+def link_program(name: str, inputs: Sequence[Path], output: Path, *, static: bool = False) -> Path:
+    """Link objects and C sources to a program for the target called `name`; return its path.
+
+    Parameters
+    ----------
+    inputs : objects, static libraries and C sources
+    output : the program to write
+    static : whether the C library goes into the file (musl), so that the program needs nothing where it runs; Zig
+        compiles it for a target once, which takes most of a minute, and keeps it in its own cache
+
+    Raises
+    ------
+    UsageError
+        There is no such target.
     KernelError
         Zig is missing or failed; the message ends with what it said.
     """
-    command = [
-        sys.executable, "-m", "ziglang", "cc", "-target", *ZIG_TARGETS[name.partition(":")[0]], "-O2", "-s", "-pthread",
-        *map(str, inputs), "-o", str(output),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True)
-    if done.returncode:
-        hint = "; install it: python -m pip install ziglang" if "No module named ziglang" in done.stderr else ""
-        raise KernelError(f"linking {output.name} for {name} failed{hint}:\n{done.stderr[-2000:]}")
+    words = ["-target", _zig_target(find_target(name), static=static), *(["-static"] if static else [])]
+    _zig("cc", *words, "-O2", "-s", "-pthread", *inputs, "-o", output)
     return output
+
+
+def _zig_target(target: Target, *, static: bool) -> str:
+    architecture, ending = _ZIG[target.architecture]
+    return f"{architecture}-linux-musl{ending}" if static else f"{architecture}-linux-gnu{ending}.{target.libc}"
+
+
+def _zig(verb: str, *words: object) -> None:
+    done = subprocess.run([sys.executable, "-m", "ziglang", verb, *map(str, words)], capture_output=True, text=True)
+    if done.returncode:
+        hint = ""
+        if "No module named ziglang" in done.stderr:
+            hint = "; install it: python -m pip install 'edgerev[build]'"
+        raise KernelError(f"`zig {verb}` failed{hint}:\n{done.stderr[-2000:]}")

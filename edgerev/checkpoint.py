@@ -24,7 +24,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import hashlib
 import json
 import os
 import stat
@@ -33,8 +32,8 @@ from contextlib import contextmanager
 from itertools import chain
 from math import prod
 
-from edgerev.data.files import fsync_folder, open_exclusive, unlink_own, write_all
 from edgerev.errors import CheckpointError, UsageError
+from edgerev.files import fsync_folder, open_exclusive, unlink_own, write_all
 
 MAX_HEADER_BYTES = 100_000_000
 CHUNK_BYTES = 1 << 18
@@ -145,6 +144,8 @@ def _header(tensors: Tensors, metadata: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _write(fd: int, header_bytes: int, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    import hashlib  # which loads OpenSSL: megabytes that training alone does without
+
     digest, joined = hashlib.sha256(), bytearray(header_bytes.to_bytes(LENGTH_BYTES, "little"))
 
     def write(chunk: memoryview) -> None:

@@ -7,7 +7,6 @@ decoded one entry at a time, whenever the entries are needed.
 from __future__ import annotations
 
 import codecs
-import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -29,8 +28,8 @@ from edgerev.checkpoint import (
     Tensors,
     previous_path,
 )
-from edgerev.data.files import read_at
 from edgerev.errors import CheckpointError, UsageError
+from edgerev.files import read_at
 
 MOST_NAMED = 3  # in a message
 
@@ -262,6 +261,8 @@ def _verify(path: str, fd: int) -> Whole:
     if opening[LENGTH_BYTES:DIGEST_AT] != OPENING:
         raise _damaged(path, "its header has no checksum of edgerev's")
     found = bytes(opening[DIGEST_AT:])
+    import hashlib  # which loads OpenSSL: megabytes that training alone does without
+
     digest = hashlib.sha256(opening[:DIGEST_AT] + NO_DIGEST)
     buffer = memoryview(bytearray(CHUNK_BYTES))
     at = DIGEST_END

@@ -14,13 +14,13 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib import metadata
 from pathlib import Path
 
 from edgerev.kernels.targets import host_target
 from edgerev.machine import (
     cache_folder,
     cgroup_folders,
-    installed,
     parse_cores,
     read_fields,
     read_memory,
@@ -299,6 +299,20 @@ def disk_check(cache: Path) -> Check:
         hint = "free some space, or set XDG_CACHE_HOME to a folder on another disk"
         return Check("disk", Level.WARNING, message, hint, figures)
     return Check("disk", Level.OK, message, figures=figures)
+
+
+def installed(package: str) -> str | None:
+    """Return the version of an installed package, without importing it.
+
+    Parameters
+    ----------
+    package : str
+        Its name on the package index.
+    """
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def packages_check() -> Check:

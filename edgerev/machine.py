@@ -7,7 +7,6 @@ import ctypes
 import os
 import re
 from collections.abc import Mapping
-from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
@@ -141,20 +140,6 @@ def cache_folder(environ: Mapping[str, str] = os.environ) -> Path:
         raise UsageError(
             "no home folder to keep kernels and converted data in; expected one; set XDG_CACHE_HOME to a folder"
         ) from error
-
-
-def installed(package: str) -> str | None:
-    """Return the version of an installed package, without importing it.
-
-    Parameters
-    ----------
-    package : str
-        Its name on the package index.
-    """
-    try:
-        return metadata.version(package)
-    except metadata.PackageNotFoundError:
-        return None
 
 
 def release_freed() -> None:

@@ -118,7 +118,7 @@ class Runtime:
         self.status = self.view("status")
         self._prepare_barrier()
         self._call = _bind(
-            library.load(), self._rows, self._tensors, self._base, threads, self._address("status"),
+            library.load().run, self._rows, self._tensors, self._base, threads, self._address("status"),
             self._address("barrier"),
         )
         self._team = Team(self._call, threads) if threads > 1 else None

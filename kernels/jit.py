@@ -19,6 +19,7 @@ from numba.core import target_extension as extension
 from numba.core.decorators import jit as numba_jit
 from numba.core.descriptors import TargetDescriptor
 
+from edgerev.kernels.layout import INTERFACE
 from edgerev.kernels.targets import host_target, named
 
 VARIABLE = "EDGEREV_KERNEL_TARGET"
@@ -158,7 +159,7 @@ def emit(function, signature, symbol: str) -> bytes:
         module = result.library.linked()
         module.link_in(llvm.parse_assembly(_c_function(symbol, _symbol(result), signature)))
         for value in (*module.functions, *module.global_variables):
-            if not value.is_declaration and value.name != symbol:
+            if not value.is_declaration and value.name not in (symbol, "edgerev_interface"):
                 value.linkage = "internal"  # so LLVM sees every call there is, and drops what nobody calls
         for separate in _kernels:
             for overload in separate.overloads.values():
@@ -199,5 +200,8 @@ define i32 @{symbol}({received}) {{
   %status = call i32 @"{inner}"(ptr %result, ptr %exception, {received})
   %value = load i32, ptr %result
   ret i32 %value
+}}
+define i32 @edgerev_interface() {{
+  ret i32 {INTERFACE}
 }}
 """

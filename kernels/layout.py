@@ -13,6 +13,7 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
+INTERFACE = 1  # version of all this; compiled kernels and programs of different ones do not go together
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 MAX_THREADS = 16
 GRAIN = 16  # elements or channels that a thread or a vector takes: a multiple of the width of every vector

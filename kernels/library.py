@@ -1,194 +1,113 @@
-"""Find, build and load the compiled executor, as a C function called through ctypes.
+"""The compiled kernels of this process, as C functions called through ctypes.
 
-The object code is compiled once, in a process of its own, and kept in the user's cache under a name that changes with
-the sources, the compiler and the processor; so a training process never holds the compiler.
+A wheel holds a library for each target of its platform; the best that this processor can run is loaded. Where none
+fits, or the environment variable ``EDGEREV_JIT`` is 1, the kernels are compiled here, which needs Numba.
 """
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
-import hashlib
 import os
-import subprocess
-import sys
-import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
-from importlib import metadata
-from pathlib import Path
+from typing import NamedTuple
 
-from edgerev.errors import KernelError, UsageError
-from edgerev.kernels.targets import Target, host_target
-from edgerev.machine import cache_folder
+from edgerev.errors import KernelError
+from edgerev.kernels.layout import INTERFACE
+from edgerev.kernels.targets import host_target, usable
 
-SYMBOL = "edgerev_run"
+RUN, INTERFACE_OF = "edgerev_run", "edgerev_interface"
+FOLDER = os.path.join(os.path.dirname(__file__), "libraries")
+SUFFIX = ".so"
+JIT_VARIABLE = "EDGEREV_JIT"
+
 _POINTER, _SIZE = ctypes.c_void_p, ctypes.c_ssize_t
-ARGUMENTS = (_POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER)
+_RUN_TYPE = ctypes.CFUNCTYPE(
+    ctypes.c_int32, _POINTER, _POINTER, _POINTER, _SIZE, _SIZE, _SIZE, _SIZE, _SIZE, _POINTER, _POINTER
+)
+_INTERFACE_TYPE = ctypes.CFUNCTYPE(ctypes.c_int32)
 
 
-def object_path(target: Target) -> Path:
-    """Return where the object for `target` lies or will lie; the name holds a digest of all that it depends on.
+class Kernels(NamedTuple):
+    """Kernels in this process.
 
-    Raises
-    ------
-    KernelError
-        The compiler is not installed, or there is no home folder to keep anything in.
+    Attributes
+    ----------
+    run : C function ``(rows, tensors, arena, first, last, n, thread, threads, status, barrier)`` -> failing thread + 1
+    target : name of the target that they were compiled for
+    path : the wheel's library, or "" if they were compiled here
     """
-    digest = hashlib.sha256(repr(target).encode())
-    try:
-        for package in ("numba", "llvmlite"):
-            digest.update(metadata.version(package).encode())
-    except metadata.PackageNotFoundError as error:
-        raise KernelError(
-            f"compiling the kernels needs {package}, which is not installed; install it: "
-            f"{sys.executable} -m pip install numba"
-        ) from error
-    for source in sorted(Path(__file__).parent.glob("*.py")):
-        digest.update(source.read_bytes())
-    try:
-        folder = cache_folder()
-    except UsageError as error:
-        raise KernelError(str(error)) from error
-    return folder / "kernels" / f"{target.name}-{digest.hexdigest()[:24]}.o"
 
-
-_unkept: dict[Path, tempfile.TemporaryDirectory] = {}  # objects that the cache could not take, for this process
-
-
-def build(target: Target) -> Path:
-    """Compile the executor for `target` unless that was done; return the object's path.
-
-    Of processes that build at one time, one compiles and the others wait for it. A cache that cannot be written costs
-    its purpose only: the object then lies in a temporary folder until this process ends.
-
-    Raises
-    ------
-    KernelError
-        The compiler is missing or failed (the message ends with what it said), or no folder can be written.
-    """
-    path = object_path(target)
-    if _is_whole(path):
-        return path
-    if path in _unkept:
-        return Path(_unkept[path].name) / path.name
-    with _lock(path.parent / f"{target.name}.lock"):
-        if _is_whole(path):  # compiled while this process waited
-            return path
-        data = _compile(target)
-        try:
-            _write(_digest_path(path), hashlib.sha256(data).hexdigest().encode())
-            _write(path, data)
-            return path
-        except OSError as reason:
-            return _write_unkept(path, data, reason)
-
-
-def _digest_path(path: Path) -> Path:
-    return path.with_suffix(".sha256")
-
-
-def _is_whole(path: Path) -> bool:
-    """Return whether the object is there, with the bytes that were compiled: linking others would crash the process."""
-    try:
-        return _digest_path(path).read_bytes() == hashlib.sha256(path.read_bytes()).hexdigest().encode()
-    except OSError:
-        return False
-
-
-@contextmanager
-def _lock(path: Path) -> Iterator[None]:
-    """Hold the lock if the folder can be written; where it cannot, nothing is shared that needs one."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = open(path, "w")  # noqa: SIM115
-    except OSError:
-        yield
-        return
-    with file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _compile(target: Target) -> bytes:
-    print(f"edgerev: compiling kernels for {target.name}, once; about 20 s", file=sys.stderr, flush=True)
-    environment = {**os.environ, "EDGEREV_KERNEL_TARGET": target.name}
-    command = [sys.executable, "-m", "edgerev.kernels.compile"]
-    done = subprocess.run(command, env=environment, capture_output=True)
-    if done.returncode or not done.stdout:
-        raise KernelError(
-            f"compiling the kernels for {target.name} failed (`{' '.join(command)}`):\n"
-            + done.stderr.decode(errors="replace")[-2000:]
-        )
-    return done.stdout
-
-
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, also after a power cut."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
-
-
-def _write_unkept(path: Path, data: bytes, reason: OSError) -> Path:
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="edgerev-")
-        _write(Path(folder.name) / path.name, data)
-    except OSError as error:
-        raise KernelError(
-            f"compiled kernels cannot be written, neither to {path.parent} ({reason}) nor to a temporary folder "
-            f"({error}); set XDG_CACHE_HOME to a folder with some room"
-        ) from error
-    print(
-        f"edgerev: {path.parent} cannot be written ({reason}), so kernels are compiled at every start; "
-        "set XDG_CACHE_HOME to a folder that can be",
-        file=sys.stderr, flush=True,
-    )
-    _unkept[path] = folder
-    return Path(folder.name) / path.name
+    run: Callable[..., int]
+    target: str
+    path: str
 
 
 @cache
-def load():
-    """Return ``edgerev_run`` for this machine, compiled on first use, as a ctypes function.
+def load() -> Kernels:
+    """Return the kernels for this machine.
 
     Raises
     ------
     KernelError
-        The processor is not supported, or the compiler is missing or failed.
+        The processor is not supported; or there is no library for it, and no compiler or it failed.
     """
+    shipped = [] if os.environ.get(JIT_VARIABLE) == "1" else usable(shipped_targets())
+    if shipped:
+        path = os.path.join(FOLDER, shipped[0] + SUFFIX)
+        return _checked(_symbols(path), shipped[0], path)
     try:
         target = host_target()
     except LookupError as error:
         raise KernelError(str(error)) from error
-    data = build(target).read_bytes()
-    address = _link(data)
-    function = ctypes.CFUNCTYPE(ctypes.c_int32, *ARGUMENTS)(address)
-    return function
+    from importlib.util import find_spec
+
+    if find_spec("numba") is None:
+        raise KernelError(_nothing_fits(target.name))
+    from edgerev.kernels.objects import build, link
+
+    return _checked(link(build(target).read_bytes()), target.name, "")
 
 
-_engines: list[object] = []  # the code lives as long as the process
+def shipped_targets() -> list[str]:
+    """Return the names of the targets that this installation has libraries for."""
+    try:
+        files = os.listdir(FOLDER)
+    except FileNotFoundError:
+        return []
+    return sorted(file.removesuffix(SUFFIX) for file in files if file.endswith(SUFFIX))
 
 
-def _link(data: bytes) -> int:
-    import llvmlite.binding as llvm
+def _nothing_fits(name: str) -> str:
+    shipped = ", ".join(shipped_targets()) or "none"
+    return (
+        f"no compiled kernels for this processor ({name}); the libraries installed are for: {shipped}. Install the "
+        f"wheel made for it (`edgerev build --wheel --target {name}` on another machine), or the compiler: "
+        "python -m pip install 'edgerev[jit]'"
+    )
 
-    llvm.initialize_native_target()
-    llvm.initialize_native_asmprinter()
-    machine = llvm.Target.from_default_triple().create_target_machine()
-    engine = llvm.create_mcjit_compiler(llvm.parse_assembly(""), machine)
-    engine.add_object_file(llvm.ObjectFileRef.from_data(data))
-    engine.finalize_object()
-    _engines.append(engine)
-    address = engine.get_function_address(SYMBOL)
-    if not address:
-        raise KernelError(f"the compiled kernels lack {SYMBOL}; remove {cache_folder() / 'kernels'} and try again")
+
+def _symbols(path: str) -> Callable[[str], int]:
+    """Load a library for as long as the process lives; return what gives the address of a symbol in it, or 0."""
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise KernelError(f"{path} cannot be loaded ({error}); install edgerev again") from error
+
+    def address(symbol: str) -> int:
+        try:
+            return ctypes.cast(library[symbol], _POINTER).value or 0
+        except AttributeError:
+            return 0
+
     return address
+
+
+def _checked(address: Callable[[str], int], target: str, path: str) -> Kernels:
+    found = _INTERFACE_TYPE(address(INTERFACE_OF))() if address(INTERFACE_OF) else 0
+    if found != INTERFACE:
+        raise KernelError(
+            f"the kernels in {path or 'the cache'} have interface version {found}; expected {INTERFACE}, that of this "
+            "edgerev; install it again, from one wheel"
+        )
+    return Kernels(_RUN_TYPE(address(RUN)), target, path)

@@ -16,6 +16,7 @@ class Target:
     triple, cpu, features : LLVM's words
     width : float32 lanes of a vector register
     tile_rows, tile_vectors : largest register tile of the micro-kernel that does not spill
+    libc : oldest GNU C library that programs and libraries run with
     """
 
     name: str
@@ -25,6 +26,7 @@ class Target:
     width: int
     tile_rows: int
     tile_vectors: int
+    libc: str = "2.17"
 
     @property
     def architecture(self) -> str:
@@ -62,3 +64,8 @@ def host_target() -> Target:
     if not {"avx2", "fma"} <= set(flags):
         raise LookupError("this x86-64 processor has no AVX2 and FMA (level v3), which the kernels need")
     return X86_64_V4 if {"avx512f", "avx512bw", "avx512vl", "avx512dq", "avx512cd"} <= set(flags) else X86_64_V3
+
+
+def usable(names: list[str]) -> list[str]:
+    """Return those of the targets called `names` that this machine can run, best first."""
+    return [name for name in names if name == host_target().name]

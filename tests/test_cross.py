@@ -156,7 +156,8 @@ def program_for(target, folder):
     if find_spec("ziglang") is None:
         pytest.skip("ziglang is not installed: python -m pip install ziglang")
     path = folder / f"run-{target}"
-    return path if path.exists() else link_program(target, [DRIVER, emit_object(target)], path)
+    foreign = named(target).architecture != host_target().architecture
+    return path if path.exists() else link_program(target, [DRIVER, emit_object(target)], path, static=foreign)
 
 
 @pytest.fixture(scope="session")

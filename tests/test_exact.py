@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import harness
-from edgerev.kernels import library
+from edgerev.kernels import objects
 from edgerev.kernels.targets import host_target
 from edgerev.layers import GELU, Conv1d, Conv2d, Dense, Depthwise, Dropout, GroupNorm, Pointwise, ReLU, RMSNorm, SiLU
 from edgerev.net import Block, Head, Net, Squeeze
@@ -209,6 +209,5 @@ def undefined_symbols(data):
 
 
 def test_the_object_needs_nothing_but_memory_functions():
-    library.load()
-    data = library.object_path(host_target()).read_bytes()
+    data = objects.build(host_target()).read_bytes()
     assert undefined_symbols(data) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}

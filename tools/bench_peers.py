@@ -17,7 +17,7 @@ from statistics import median
 from typing import Any
 
 from edgerev.errors import EdgerevError, UsageError
-from edgerev.kernels.library import cache_folder
+from edgerev.machine import cache_folder
 from edgerev.tools.timing import check_rounds
 
 # How many times faster than the better peer a step is to be, one thread.

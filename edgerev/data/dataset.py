@@ -19,10 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from edgerev.data.files import fsync_folder, open_exclusive, unlink_own
 from edgerev.data.records import Records
 from edgerev.data.sources import Splits, find
 from edgerev.errors import DataError, UsageError
+from edgerev.files import fsync_folder, open_exclusive, unlink_own
 from edgerev.machine import cache_folder
 
 MAGIC = b"EDGEREC\x03"

@@ -8,8 +8,8 @@ import weakref
 from array import array
 from collections.abc import Iterable
 
-from edgerev.data.files import read_at, write_all
 from edgerev.errors import DataError
+from edgerev.files import read_at, write_all
 
 CHUNK = 16384
 MAX_PLACES = 1 << 32

@@ -18,9 +18,9 @@ from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import chain
 from math import prod
 
-from edgerev.data.files import read_at
 from edgerev.data.index import MAX_PLACES, Index, SharedFile
 from edgerev.errors import DataError, UsageError
+from edgerev.files import read_at
 
 ITEM_BYTES = {"uint8": 1, "float32": 4, "int32": 4}
 CHUNK_RECORDS = 16384
