@@ -1,11 +1,56 @@
-"""Map the folders of the repository to packages: kernels/, deploy/ and tools/ are installed under ``edgerev.``."""
+"""Map the folders of the repository to packages, and put this machine's compiled kernels into wheels.
+
+kernels/, deploy/ and tools/ are installed under ``edgerev.``. An editable installation gets no libraries: there the
+kernels are compiled from the sources when they are first needed, and again when they change.
+"""
+
+import os
+import platform
+import subprocess
+import sys
 
 from setuptools import find_packages, setup
+from setuptools.command.bdist_wheel import bdist_wheel
+from setuptools.command.build_py import build_py
 
 ROOTS = {"edgerev.kernels": "kernels", "edgerev.deploy": "deploy", "edgerev.tools": "tools"}
+
+
+def ask(built: str, expression: str) -> str:
+    """Return what an expression over the freshly built deploy/wheel.py gives: packages here have other names there."""
+    program = f"from pathlib import Path; from edgerev.deploy.wheel import *; print({expression})"
+    environment = {**os.environ, "PYTHONPATH": os.path.abspath(built)}
+    return subprocess.run(
+        [sys.executable, "-c", program], env=environment, cwd=built, check=True, stdout=subprocess.PIPE, text=True
+    ).stdout.strip()
+
+
+class BuildWithKernels(build_py):
+    """Compile the kernels after the Python files are in place."""
+
+    def run(self):
+        super().run()
+        if not self.editable_mode:
+            folder = "Path('edgerev/kernels/libraries')"
+            ask(self.build_lib, f"link_libraries(generic_targets({platform.machine()!r}), {folder})")
+
+
+class PlatformWheel(bdist_wheel):
+    """One wheel for every Python 3 of a platform: the libraries are loaded by ctypes."""
+
+    def finalize_options(self):
+        super().finalize_options()
+        self.root_is_pure = False
+
+    def get_tag(self):
+        build_lib = self.get_finalized_command("build").build_lib
+        expression = f"platform_tag(find_target(generic_targets({platform.machine()!r})[0]))"
+        return "py3", "none", ask(build_lib, expression)
+
 
 setup(
     packages=[*find_packages(include=["edgerev", "edgerev.*"]), *ROOTS],
     package_dir=ROOTS,
-    package_data={"edgerev.cli": ["*.toml"]},
+    package_data={"edgerev.cli": ["*.toml"], "edgerev.deploy": ["c/*", "device/*"]},
+    cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -17,6 +17,7 @@ class Target:
     width : float32 lanes of a vector register
     tile_rows, tile_vectors : largest register tile of the micro-kernel that does not spill
     libc : oldest GNU C library that programs and libraries run with
+    generic : whether it is for all processors of a level, not those of one board
     """
 
     name: str
@@ -27,6 +28,7 @@ class Target:
     tile_rows: int
     tile_vectors: int
     libc: str = "2.17"
+    generic: bool = True
 
     @property
     def architecture(self) -> str:

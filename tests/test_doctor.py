@@ -235,7 +235,7 @@ def test_missing_packages_are_errors(monkeypatch):
     assert doctor.packages_check().status is Level.ERROR
     assert doctor.packages_check().hint == "python -m pip install tqdm"
     assert doctor.kernels_check().status is Level.ERROR
-    assert machine.installed("no-such-package-anywhere") is None
+    assert doctor.installed("no-such-package-anywhere") is None
 
 
 def test_a_processor_without_kernels(monkeypatch):
