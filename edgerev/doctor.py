@@ -128,7 +128,7 @@ def cores_check(root: Path) -> Check:
     usable = min(online, allowed)
     quota = float(usable)
     for folder in cgroup_folders(root):
-        limit, _, period = (read_text(folder / "cpu.max") or "max").partition(" ")
+        limit, _, period = (read_text(os.path.join(folder, "cpu.max")) or "max").partition(" ")
         if limit.isdigit() and period.isdigit():
             quota = min(quota, int(limit) / int(period))
     figures: dict[str, object] = {"online_cores": online, "usable_cores": usable, "quota_cores": quota}

@@ -230,12 +230,15 @@ def test_cache_folder(environ, folder):
     assert machine.cache_folder(environ) == Path(folder)
 
 
+def test_a_package_that_is_not_installed():
+    assert doctor.installed("no-such-package-anywhere") is None
+
+
 def test_missing_packages_are_errors(monkeypatch):
     monkeypatch.setattr(doctor, "installed", lambda name: None if name in ("tqdm", "numba") else "1.0")
     assert doctor.packages_check().status is Level.ERROR
     assert doctor.packages_check().hint == "python -m pip install tqdm"
     assert doctor.kernels_check().status is Level.ERROR
-    assert doctor.installed("no-such-package-anywhere") is None
 
 
 def test_a_processor_without_kernels(monkeypatch):
