@@ -2,8 +2,8 @@
 
 import ctypes
 import dataclasses
-import struct
 
+import elf
 import numpy as np
 import pytest
 
@@ -192,22 +192,6 @@ def test_a_step_allocates_nothing(name):
     assert (0, 0) in changes
 
 
-def undefined_symbols(data):
-    """Return the names that an ELF64 object needs from elsewhere."""
-    assert data[:6] == b"\x7fELF\x02\x01"
-    (table,), (size, count) = struct.unpack_from("<Q", data, 0x28), struct.unpack_from("<HH", data, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + size * index) for index in range(count)]
-    names = set()
-    for _, kind, _, _, offset, length, link, _, _, entry in sections:
-        if kind == 2:  # SHT_SYMTAB
-            for at in range(offset + entry, offset + length, entry):
-                name, _, _, section = struct.unpack_from("<IBBH", data, at)
-                start = sections[link][4] + name
-                if section == 0:
-                    names.add(data[start : data.index(b"\0", start)].decode())
-    return names
-
-
 def test_the_object_needs_nothing_but_memory_functions():
     data = objects.build(host_target()).read_bytes()
-    assert undefined_symbols(data) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
+    assert elf.undefined_symbols(data) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
