@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from edgerev.errors import UsageError
 
@@ -36,7 +36,7 @@ class Target:
     width: int
     tile_rows: int
     tile_vectors: int
-    requires: frozenset[str]
+    requires: frozenset[str] = field(repr=False)  # cached objects are named by repr, and a set has no fixed order
     generic: bool = True
     libc: str = "2.17"
 
