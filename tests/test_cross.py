@@ -110,7 +110,7 @@ def program_for(target, folder):
         pytest.skip("ziglang is not installed: python -m pip install ziglang")
     path = folder / f"run-{target}"
     foreign = named(target).architecture != host_target().architecture
-    return path if path.exists() else link_program(target, [DRIVER, emit_object(target)], path, static=foreign)
+    return path if path.exists() else link_program(target, [DRIVER, emit_object(target), "-lm"], path, static=foreign)
 
 
 @pytest.fixture(scope="session")
@@ -248,7 +248,7 @@ def test_the_allocation_counter_counts(launch, tmp_path):
     )
     target = host_target().name
     launch(target)  # skips where nothing can be linked
-    program = link_program(target, [DRIVER, source], tmp_path / "allocate")
+    program = link_program(target, [DRIVER, source, "-lm"], tmp_path / "allocate")
     image = tmp_path / "image"
     image.write_bytes(array("q", [512, 0, 0, 0, 0]).tobytes() + bytes(512))
     done = subprocess.run([program, image, tmp_path / "out", "1", "0:1:1:2"], capture_output=True, text=True)

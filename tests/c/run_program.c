@@ -5,8 +5,11 @@
  *
  * IMAGE holds five int64 (bytes of the arena; where in it rows, tensor table, status and barrier lie), then the arena.
  * OUT receives the arena. Calls that could allocate are counted while sections run; "allocations N" is printed.
- * Exit code 0, or 1 (bad usage or file), or 3 (a row reported a status, which is printed).
+ * Sections run with rounding upwards set by the caller, which they must neither heed nor change.
+ * Exit code 0, or 1 (bad usage or file), or 2 (the caller's rounding was changed), or 3 (a row reported a status, which
+ * is printed).
  */
+#include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
@@ -64,6 +67,7 @@ static uint8_t *arena;
 static Run runs[MOST_RUNS];
 static int run_count, thread_count;
 static int32_t failed[MOST_THREADS];
+static atomic_int changed;
 
 static pthread_barrier_t gate; /* so that calls are counted while all threads run sections, and only then */
 
@@ -71,6 +75,7 @@ static int yield(void) { return sched_yield(); }
 
 static void *work(void *argument) {
     intptr_t thread = (intptr_t)argument;
+    if (fesetround(FE_UPWARD)) atomic_store(&changed, 1);
     pthread_barrier_wait(&gate);
     for (int i = 0; i < run_count; i++)
         for (intptr_t time = 0; time < runs[i].times && !failed[thread]; time++)
@@ -78,6 +83,7 @@ static void *work(void *argument) {
                                          runs[i].first, runs[i].last, runs[i].n, thread, thread_count,
                                          (int32_t *)(arena + header[3]), (int32_t *)(arena + header[4]));
     pthread_barrier_wait(&gate);
+    if (fegetround() != FE_UPWARD) atomic_store(&changed, 1);
     return NULL;
 }
 
@@ -113,6 +119,7 @@ int main(int count, char **words) {
     for (int thread = 1; thread < thread_count; thread++) pthread_join(others[thread], NULL);
 
     printf("allocations %ld\n", during);
+    if (atomic_load(&changed)) return fprintf(stderr, "the caller's rounding was changed\n"), 2;
     if (failed[0]) {
         int32_t *status = (int32_t *)(arena + header[3]) + (failed[0] - 1) * STATUS_LINE;
         return fprintf(stderr, "status %d at row %d, sample %d\n", status[0], status[1], status[2]), 3;
