@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
 from typing import NamedTuple
 
 from edgerev.checkpoint_reader import Whole, verified
@@ -16,6 +15,7 @@ from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
+from edgerev.value import Value
 
 CHECKPOINT_FORMAT = "1"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
@@ -23,8 +23,7 @@ SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
 
 
-@dataclass(frozen=True)
-class Position:
+class Position(Value):
     """Where training is, so that it can be resumed; a checkpoint holds it.
 
     Attributes
@@ -39,8 +38,13 @@ class Position:
     epoch: int = 0
     sample: int = 0
     loss: float = 0.0
-    matrix: list[list[float]] = field(default_factory=list)
-    stream: list[list[int]] = field(default_factory=list)
+    matrix: Sequence[Sequence[float]] = ()
+    stream: Sequence[Sequence[int]] = ()
+
+    def __post_init__(self) -> None:
+        # what comes out of a file as lists is to equal what was saved
+        for name in ("matrix", "stream"):
+            object.__setattr__(self, name, tuple(map(tuple, getattr(self, name))))
 
 
 class Inputs(NamedTuple):
@@ -87,14 +91,14 @@ def to_metadata(
     net: Net, recipe: Recipe, classes: list[str], inputs: Inputs, position: Position, memory: Memory
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
-    described = asdict(recipe)
+    described = recipe.to_dict()
     for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
         described[name]["kind"] = _WORDS[type(part)]
-    asked = asdict(memory.schedule) if isinstance(memory.schedule, Schedule) else memory.schedule
+    asked = memory.schedule.to_dict() if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
         "classes": json.dumps(classes), "inputs": json.dumps(inputs._asdict()),
-        "position": json.dumps(asdict(position)), "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
+        "position": json.dumps(position.to_dict()), "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
     }
 
 

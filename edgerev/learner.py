@@ -5,7 +5,6 @@ from __future__ import annotations
 import threading
 from array import array
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 from edgerev import checkpoint, checkpoint_reader
@@ -386,4 +385,4 @@ class Learner(Bijection):
 
     def move_to(self, **position: Any) -> None:
         """Remember where training is; `Position` has the names."""
-        self.position = replace(self.position, **position)
+        self.position = self.position.replace(**position)
