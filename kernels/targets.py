@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, replace
+
+from edgerev.value import Value
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Value):
     """A processor as the compiler sees it.
 
     Attributes
@@ -51,7 +51,7 @@ def named(name: str) -> Target:
         There is no such target.
     """
     base, _, width = name.partition(":")
-    return replace(TARGETS[base], name=name, width=int(width)) if width else TARGETS[base]
+    return TARGETS[base].replace(name=name, width=int(width)) if width else TARGETS[base]
 
 
 def host_target() -> Target:
