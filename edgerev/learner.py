@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -324,14 +324,19 @@ class Learner(Bijection):
         CheckpointError
             It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
+        self.export(path, lambda runtime: checkpoint.save(path, KeptTensors(runtime), metadata))
+
+    @exclusive
+    def export(self, path: str, write: Callable[[Runtime], None]) -> None:
+        """Call `write`, which makes a file of any kind from the arena, while a whole model is there; see `save`."""
         if self._torn:
             raise CheckpointError(
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
         check_finite(path, self.runtime)
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
-        checkpoint.save(path, KeptTensors(self.runtime), metadata)
+        write(self.runtime)
 
     @exclusive
     def restore(self, path: str) -> None:
@@ -350,12 +355,17 @@ class Learner(Bijection):
         check_alike(whole.path, found, self.net, self.recipe)
         tensors = KeptTensors(self.runtime)
         checkpoint_reader.check_fit(whole, tensors)
-        self._torn = True  # should reading end midway
-        checkpoint_reader.read(whole, tensors)
+        self.replace(lambda _: checkpoint_reader.read(whole, tensors))
+        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
+
+    @exclusive
+    def replace(self, read: Callable[[Runtime], None]) -> None:
+        """Call `read`, which fills the arena with another state of this model; if it fails, the learner is refused."""
+        self._torn = True
+        read(self.runtime)
         self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
 
     @classmethod
     def load(
