@@ -41,9 +41,9 @@ static uint8_t buffer[1 << 14]; /* what is on its way from a file or the stream 
 static void fail(int code, const char *format, ...) {
     va_list values;
     va_start(values, format);
-    dprintf(STDERR_FILENO, "train: error: ");
-    vdprintf(STDERR_FILENO, format, values);
-    dprintf(STDERR_FILENO, "\n");
+    fprintf(stderr, "train: error: ");
+    vfprintf(stderr, format, values);
+    fprintf(stderr, "\n");
     va_end(values);
     _exit(code);
 }
@@ -329,17 +329,17 @@ static int step(const EdgerevSection *train, intptr_t n, long long before, int *
         off_t names = (off_t)(sizeof program + (size_t)program.table_bytes);
         if (pread(program_file, name, EDGEREV_NAME, names + (off_t)block * EDGEREV_NAME) < 0) name[0] = 0;
     }
-    dprintf(STDERR_FILENO, "train: error: status %d in %s", (int)code, name);
-    if (sample >= 0) dprintf(STDERR_FILENO, " at sample %lld of the stream", before + sample);
-    dprintf(STDERR_FILENO, ": %s\n", meaning(code));
+    fprintf(stderr, "train: error: status %d in %s", (int)code, name);
+    if (sample >= 0) fprintf(stderr, " at sample %lld of the stream", before + sample);
+    fprintf(stderr, ": %s\n", meaning(code));
     *whole = row < program.first_update;
     return code <= EDGEREV_TARGET_NOT_FINITE ? BAD_FILE : MODEL_FAILED;
 }
 
 static void report_progress(long long samples, double loss, double correct, double count) {
-    dprintf(STDERR_FILENO, "%lld samples: loss %.4f", samples, loss / count);
-    if (program.loss != EDGEREV_MEAN_SQUARED_ERROR) dprintf(STDERR_FILENO, ", accuracy %.2f %%", 100 * correct / count);
-    dprintf(STDERR_FILENO, "\n");
+    fprintf(stderr, "%lld samples: loss %.4f", samples, loss / count);
+    if (program.loss != EDGEREV_MEAN_SQUARED_ERROR) fprintf(stderr, ", accuracy %.2f %%", 100 * correct / count);
+    fprintf(stderr, "\n");
 }
 
 /* Train until the stream ends; return the exit code. `*whole` is 0 if the parameters are half updated. */
@@ -365,7 +365,7 @@ static int train(int *whole) {
     }
     if (count > 0) report_progress(samples, loss, correct, count);
     if (missing)
-        dprintf(STDERR_FILENO, "train: error: standard input ended %zu bytes before the end of sample %lld; expected "
+        fprintf(stderr, "train: error: standard input ended %zu bytes before the end of sample %lld; expected "
                 "whole records of %zu bytes; what came before is learned\n", missing, samples,
                 ((size_t)raw->elements + (size_t)target->elements) * 4);
     return missing ? BAD_FILE : 0;
@@ -377,7 +377,7 @@ static void report_memory(void) {
     buffer[count < 0 ? 0 : count] = 0;
     const char *line = strstr((const char *)buffer, "VmHWM:");
     if (line)
-        dprintf(STDERR_FILENO, "peak RSS %lld bytes, of which arena %lld\n", atoll(line + 6) * 1024,
+        fprintf(stderr, "peak RSS %lld bytes, of which arena %lld\n", atoll(line + 6) * 1024,
                 (long long)program.arena_bytes);
 }
 
@@ -393,7 +393,7 @@ int main(int count, char **words) {
     if (whole)
         save(words[count - 1]);
     else
-        dprintf(STDERR_FILENO, "train: the step left the model half updated, so it was not saved; start again\n");
+        fprintf(stderr, "train: the step left the model half updated, so it was not saved; start again\n");
     report_memory();
     return code;
 }
