@@ -46,10 +46,14 @@ def write_c_model(learner: Learner, folder: str | os.PathLike[str]) -> None:
         A name is too long for the file.
     """
     identity = _identity(learner)
-    header, rest = _program(learner, identity)
+    program = _program(learner, identity)
     path = os.path.join(folder, PARAMETERS_FILE)
-    _write(os.path.join(folder, PROGRAM_FILE), (header, *rest))
-    learner.export(path, lambda runtime: _write(path, _parameters(runtime, identity)))
+
+    def write(runtime: Runtime) -> None:
+        _write(os.path.join(folder, PROGRAM_FILE), program)
+        _write(path, _parameters(runtime, identity))
+
+    learner.export(path, write)
 
 
 def read_parameters(learner: Learner, path: str | os.PathLike[str]) -> None:
@@ -88,8 +92,8 @@ def _identity(learner: Learner) -> int:
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
 
 
-def _program(learner: Learner, identity: int) -> tuple[bytes, tuple[memoryview, bytes]]:
-    """Return the header of the program's file, and what follows it."""
+def _program(learner: Learner, identity: int) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of the program's file: its header, the tables, the blocks' names."""
     runtime = learner.runtime
     program, offsets = runtime.program, runtime.plan.offsets
     tables = runtime.region(Region.PROGRAM)
@@ -106,7 +110,7 @@ def _program(learner: Learner, identity: int) -> tuple[bytes, tuple[memoryview, 
     header += _table(_tensors(runtime), _TENSOR, _TENSORS)
     header += _table((_SPAN.pack(*span, 0) for span in _spans(runtime)), _SPAN, _SPANS)
     struct.pack_into("<I", header, _CHECKSUM_AT, crc32(header))
-    return bytes(header), (tables, names)
+    return bytes(header), tables, names
 
 
 def _table(entries: Iterable[bytes], entry: struct.Struct, most: int) -> bytes:
