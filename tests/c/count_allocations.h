@@ -32,5 +32,9 @@ void *realloc(void *old, size_t size) {
 void free(void *block) { (void)block; }
 void *mmap(void *where, size_t size, int protection, int flags, int file, off_t offset) {
     atomic_fetch_add(&calls, 1);
+#ifdef SYS_mmap2 /* of 32-bit systems: the offset is in pages */
+    return (void *)syscall(SYS_mmap2, where, size, protection, flags, file, offset / 4096);
+#else
     return (void *)syscall(SYS_mmap, where, size, protection, flags, file, offset);
+#endif
 }
