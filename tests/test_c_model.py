@@ -361,6 +361,7 @@ def test_a_bad_sample(poison, message, train, tmp_path):
     done = train(stream[: 20 * 24 - 13] if poison == "cut off" else stream)
     assert done.returncode == (3 if poison == "huge" else 1)
     assert re.search(f"train: error: {message}", done.stderr.decode()), done.stderr
+    assert b"train: what was learned before is saved" in done.stderr
     learner.learn_many(x[:16], y[:16])
     if poison == "cut off":
         learner.learn_many(x[16:19], y[16:19])

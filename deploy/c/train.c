@@ -357,7 +357,7 @@ static int train(int *whole) {
         loss += (double)report[EDGEREV_R_LOSS] * (double)n;
         correct += (double)report[EDGEREV_R_CORRECT] * (double)n;
         count += (double)n;
-        if (++number % STEPS_PER_LINE == 0 || n < program.batch) {
+        if (++number % STEPS_PER_LINE == 0) {
             report_progress(samples, loss, correct, count);
             loss = correct = count = 0;
         }
@@ -366,7 +366,7 @@ static int train(int *whole) {
     if (count > 0) report_progress(samples, loss, correct, count);
     if (missing)
         fprintf(stderr, "train: error: standard input ended %zu bytes before the end of sample %lld; expected "
-                "whole records of %zu bytes; what came before is learned\n", missing, samples,
+                "whole records of %zu bytes\n", missing, samples,
                 ((size_t)raw->elements + (size_t)target->elements) * 4);
     return missing ? BAD_FILE : 0;
 }
@@ -390,10 +390,10 @@ int main(int count, char **words) {
     load_parameters(words[2]);
     catch_signals();
     int whole = 1, code = train(&whole);
-    if (whole)
-        save(words[count - 1]);
-    else
-        fprintf(stderr, "train: the step left the model half updated, so it was not saved; start again\n");
+    if (whole) save(words[count - 1]);
+    if (code)
+        fprintf(stderr, whole ? "train: what was learned before is saved\n"
+                              : "train: the step left the model half updated, so it was not saved; start again\n");
     report_memory();
     return code;
 }
