@@ -36,13 +36,13 @@ from edgerev.deploy.c_model import PARAMETERS_FILE, PROGRAM_FILE, read_parameter
 from edgerev.deploy.cross import archive_library, link_library, link_program
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.kernels import layout
-from edgerev.kernels.targets import host_target
+from edgerev.kernels.targets import TARGETS, host_target
 from edgerev.presets import preset
 
 ROOT = Path(__file__).parents[1]
 HEADER, TRAIN = ROOT / "deploy" / "c" / "edgerev.h", ROOT / "deploy" / "c" / "train.c"
 COUNTED = Path(__file__).parent / "c" / "count_train.c"
-QEMU, VALGRIND = "qemu-aarch64-static", "valgrind"
+EMULATORS, VALGRIND = {"aarch64": "qemu-aarch64-static", "armv7-vfp": "qemu-arm-static"}, "valgrind"
 WARNINGS = ["-Wall", "-Wextra", "-Wpedantic", "-Werror"]
 FUNCTION = (Dense(8), ReLU(), Dense(8))
 HEADER_BYTES, PARAMETERS_HEADER = 1760, 32
@@ -71,12 +71,12 @@ def program(folder, library):
     """Give a function that returns the command of train.c, statically linked for a target."""
 
     def command(target):
-        path = folder / f"train-{target}"
-        if target != host_target().name and shutil.which(QEMU) is None:
-            pytest.skip(f"{QEMU} is not installed: apt install qemu-user-static")
+        path, emulator = folder / f"train-{target}", [] if target == host_target().name else [EMULATORS[target]]
+        if emulator and shutil.which(emulator[0]) is None:
+            pytest.skip(f"{emulator[0]} is not installed: apt install qemu-user-static")
         if not path.exists():
             link_program(target, [TRAIN, library(target)], path, static=True)
-        return [path] if target == host_target().name else [QEMU, path]
+        return [*emulator, path]
 
     return command
 
@@ -161,16 +161,19 @@ def digits_learner():
     return learner
 
 
-# emulated, a sample takes 30 to 50 ms
+EMULATED = [name for name in EMULATORS if name in TARGETS]
+
+
+# emulated, a sample takes 30 to 60 ms
 @pytest.mark.parametrize(("target", "epochs", "most"), [
-    ("host", 3, None), ("aarch64", 1, 250), pytest.param("aarch64", 1, None, marks=pytest.mark.long),
+    (None, 3, None), *((name, 1, 250) for name in EMULATED), pytest.param("aarch64", 1, None, marks=pytest.mark.long),
 ])  # fmt: skip
 def test_digits(target, epochs, most, train, tmp_path):
     learner, (x, y) = digits_learner(), digits(epochs)
     x, y = x[:most], y[:most]
     assert len(x) % 16
     write_c_model(learner, tmp_path)
-    done = train(records(x, y), target=host_target().name if target == "host" else target)
+    done = train(records(x, y), target=target)
     assert done.returncode == 0, done.stderr
     report = learner.learn_many(x, y)
     assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
