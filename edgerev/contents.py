@@ -157,7 +157,7 @@ def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
     CheckpointError
         Net, kind of optimizer or kind of loss are not those of the learner; the message says which.
     """
-    there, here = _facts(found.net, found.recipe), _facts(net, recipe)
+    there, here = facts(found.net, found.recipe), facts(net, recipe)
     differences = [f"{name} {there[name]}, not {here[name]}" for name in there if there[name] != here[name]]
     if differences:
         raise CheckpointError(
@@ -166,8 +166,9 @@ def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
         )
 
 
-def _facts(net: Net, recipe: Recipe) -> dict[str, str]:
-    facts = {name: json.dumps(value) for name, value in net.to_dict().items()}
-    facts["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
-    facts["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
-    return facts
+def facts(net: Net, recipe: Recipe) -> dict[str, str]:
+    """Return, by name and as text, all that decides what a model's numbers mean."""
+    found = {name: json.dumps(value) for name, value in net.to_dict().items()}
+    found["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
+    found["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
+    return found

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgerev.batch import Batch, Report, Values, answer, answers
@@ -320,7 +320,15 @@ class Learner(Bijection):
             It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
         from edgerev import checkpoint
-        from edgerev.contents import KeptTensors, check_finite, to_metadata
+        from edgerev.contents import KeptTensors, to_metadata
+
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
+        self.export(path, lambda runtime: checkpoint.save(path, KeptTensors(runtime), metadata))
+
+    @exclusive
+    def export(self, path: str, write: Callable[[Runtime], None]) -> None:
+        """Call `write`, which makes a file of any kind from the arena, while a whole model is there; see `save`."""
+        from edgerev.contents import check_finite
 
         if self._torn:
             raise CheckpointError(
@@ -328,8 +336,7 @@ class Learner(Bijection):
                 "last checkpoint"
             )
         check_finite(path, self.runtime)
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
-        checkpoint.save(path, KeptTensors(self.runtime), metadata)
+        write(self.runtime)
 
     @exclusive
     def restore(self, path: str) -> None:
@@ -354,12 +361,17 @@ class Learner(Bijection):
         check_alike(whole.path, found, self.net, self.recipe)
         tensors = KeptTensors(self.runtime)
         check_fit(whole, tensors)
-        self._torn = True  # should reading end midway
-        read(whole, tensors)
+        self.replace(lambda _: read(whole, tensors))
+        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
+
+    @exclusive
+    def replace(self, read: Callable[[Runtime], None]) -> None:
+        """Call `read`, which fills the arena with another state of this model; if it fails, the learner is refused."""
+        self._torn = True
+        read(self.runtime)
         self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
 
     @classmethod
     def load(
