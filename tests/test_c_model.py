@@ -177,7 +177,7 @@ def test_digits(target, epochs, most, train, tmp_path):
     assert done.returncode == 0, done.stderr
     report = learner.learn_many(x, y)
     assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
-    assert most or report.accuracy > 0.7
+    assert report.accuracy > 0.7 or epochs < 3
     last = done.stderr.decode().splitlines()[-2]
     assert re.fullmatch(rf"{len(x)} samples: loss \d\.\d{{4}}, accuracy \d+\.\d\d %", last)
 
