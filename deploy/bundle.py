@@ -28,7 +28,8 @@ FORMAT = 1
 MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
 DEVICE = Path(__file__).parent / "device"
 C_FILES = Path(__file__).parent / "c"
-_LINE = re.compile(r"([0-9a-f]{64})  ([\w.+-]+(?:/[\w.+-]+)*)")
+_NAME = r"[\w+!-][\w.+!-]*"  # so no "..", and nothing that a shell or sha256sum would take for more than a name
+_LINE = re.compile(rf"([0-9a-f]{{64}})  ({_NAME}(?:/{_NAME})*)", re.ASCII)
 
 
 @dataclass(frozen=True)

@@ -55,6 +55,10 @@ class Device:
     missing: list[str]
 
 
+class _CutError(BundleError):
+    """The connection failed, so what became of the command is not known."""
+
+
 class Host:
     """A device, reached by ssh.
 
@@ -118,7 +122,7 @@ class Host:
         if code == 127:
             return BundleError(f"{self.name} lacks a program: {text}; on Debian: apt install python3 python3-venv")
         if code == 255 or code < 0:
-            return BundleError(f"the connection to {self.name} failed or was cut: {text or f'ssh ended with {code}'}")
+            return _CutError(f"the connection to {self.name} failed or was cut: {text or f'ssh ended with {code}'}")
         return BundleError(f"the command on {self.name} failed with {code}: {text or 'it said nothing'}")
 
     def ask(self, root: str, modules: Sequence[str] = ()) -> Device:
@@ -182,6 +186,10 @@ def push(
             report(f"sending {format_bytes(bundle.nbytes)} to {host.name}")
             words = ["sh", "-c", (DEVICE / "receive.sh").read_text(), "edgerev-push", device.root, bundle.name]
             host.run(words, report=report, send=lambda stream: _send(bundle, stream, advance))
+    except _CutError as error:
+        raise BundleError(
+            f"{error}\nthe device runs what it had, or this bundle if all of it had arrived; push again, that tells"
+        ) from error
     except BundleError as error:
         raise BundleError(f"{error}\n{_KEPT}") from error
     return bundle.name
@@ -220,8 +228,11 @@ def disk_bytes(bundle: Bundle, python: str) -> int:
     unpacked = 0
     for path in bundle.paths:
         if path.endswith(".whl") and (tag in path or "-py3-" in path or "-abi3-" in path):
-            with zipfile.ZipFile(bundle.folder / path) as wheel:
-                unpacked += sum(info.file_size for info in wheel.infolist())
+            try:
+                with zipfile.ZipFile(bundle.folder / path) as wheel:
+                    unpacked += sum(info.file_size for info in wheel.infolist())
+            except zipfile.BadZipFile as error:
+                raise BundleError(f"{bundle.folder / path} is not a wheel ({error}); make the bundle again") from error
     return bundle.nbytes + 2 * unpacked + _VENV_BYTES  # twice, for the code that Python compiles
 
 

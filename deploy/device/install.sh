@@ -65,7 +65,7 @@ install_here() {
     # shellcheck disable=SC2086
     python3 -m venv $options venv ||
         refuse "python3 -m venv failed; on Debian: apt install python3-venv"
-    say "installing $(ls wheels | wc -l) wheels without network"
+    say "installing the wheels, without network"
     venv/bin/python -m pip install --isolated --quiet --disable-pip-version-check --no-cache-dir --no-index \
         --find-links wheels "$(python3 check.py requirement)" ||
         refuse "pip cannot install the bundle's wheels; what it says is above"
