@@ -1,7 +1,7 @@
 """A real sshd on loopback with keys and configuration of its own, and a way to cut or damage what is sent through it.
 
 Run as a program it is the latter: ``loopback.py MODE BYTES PID ssh ...`` runs ssh and passes its input on, until BYTES
-have been sent; see `MODES`.
+have been sent: then MODE is done, one of `MODES`, or the last byte is changed (flip).
 """
 
 import getpass
@@ -107,28 +107,28 @@ def kill_sessions(ssh, server):
         child.kill()
 
 
-MODES = {"client": kill_client, "server": kill_sessions, "flip": None}
+MODES = {"client": kill_client, "server": kill_sessions}
 
 
 def main(mode, count, server, *command):
-    with subprocess.Popen(command, stdin=subprocess.PIPE) as ssh:
-        left = int(count)
-        try:
-            while block := sys.stdin.buffer.raw.read(min(left, 1 << 16) or 1):
-                left -= len(block)
-                if not left:
-                    if MODES[mode]:
-                        MODES[mode](ssh, int(server))
-                    else:
-                        block = block[:-1] + bytes([block[-1] ^ 1])
-                ssh.stdin.write(block)
-                ssh.stdin.flush()
-                if left <= 0:
-                    left = 1 << 62
-            ssh.stdin.close()
-        except BrokenPipeError:
-            pass
-    return ssh.returncode if ssh.returncode >= 0 else 255
+    ssh = subprocess.Popen(command, stdin=subprocess.PIPE)
+    left = int(count)
+    try:
+        while block := sys.stdin.buffer.raw.read(min(left, 1 << 16) if left > 0 else 1 << 16):
+            left -= len(block)
+            if left == 0:
+                left = -1
+                if mode == "flip":
+                    block = block[:-1] + bytes([block[-1] ^ 1])
+                else:
+                    MODES[mode](ssh, int(server))
+            ssh.stdin.write(block)
+            ssh.stdin.flush()
+        ssh.stdin.close()
+    except BrokenPipeError:
+        pass
+    code = ssh.wait()
+    return code if code >= 0 else 255
 
 
 if __name__ == "__main__":
