@@ -6,7 +6,6 @@ NumPy is used only if the caller passes an array of it, so a process that passes
 from __future__ import annotations
 
 import math
-import numbers
 import operator
 import sys
 from array import array
@@ -159,7 +158,7 @@ class Batch:
         """Check the target of one sample: a class number, or a number for each output."""
         if self.recipe.loss.labels:
             return self._labels([y], 1)
-        values = _floats("the target", [y] if isinstance(y, numbers.Real) else y)
+        values = _floats("the target", [y] if hasattr(y, "__float__") and not hasattr(y, "__len__") else y)
         if len(values) != self.outputs:
             raise DataError(f"the target has {len(values)} values; expected one for each of {self.outputs} outputs")
         return Values(1, memoryview(values))

@@ -17,7 +17,9 @@ from enum import Enum
 from importlib import metadata
 from pathlib import Path
 
-from edgerev.kernels.targets import host_target
+from edgerev.errors import EdgerevError
+from edgerev.kernels import library
+from edgerev.kernels.layout import INTERFACE
 from edgerev.machine import (
     cache_folder,
     cgroup_folders,
@@ -128,7 +130,7 @@ def cores_check(root: Path) -> Check:
     usable = min(online, allowed)
     quota = float(usable)
     for folder in cgroup_folders(root):
-        limit, _, period = (read_text(folder / "cpu.max") or "max").partition(" ")
+        limit, _, period = (read_text(os.path.join(folder, "cpu.max")) or "max").partition(" ")
         if limit.isdigit() and period.isdigit():
             quota = min(quota, int(limit) / int(period))
     figures: dict[str, object] = {"online_cores": online, "usable_cores": usable, "quota_cores": quota}
@@ -325,17 +327,23 @@ def packages_check() -> Check:
 
 
 def kernels_check() -> Check:
-    """Check that the kernels can run: that there are some for this processor, and the compiler that they need."""
-    versions = {name: installed(name) for name in ("numba", "llvmlite")}
-    message = ", ".join(f"{name} {version or 'missing'}" for name, version in versions.items())
-    if None in versions.values():
-        return Check("kernels", Level.ERROR, message, "python -m pip install numba", {"versions": versions})
+    """Load the kernels, say which they are, and train with them a little: every bit of the result is known."""
+    from edgerev import selftest  # late, as it brings the library
+
     try:
-        host_target()
-    except LookupError as error:
-        hint = "use x86-64 with AVX2 and FMA, or aarch64"
-        return Check("kernels", Level.ERROR, str(error), hint, {"versions": versions})
-    return Check("kernels", Level.OK, f"compiled on first use by {message}", figures={"versions": versions})
+        kernels = library.load()
+        digest = selftest.train()
+    except EdgerevError as error:
+        return Check("kernels", Level.ERROR, str(error), "see above; `python -m pip install 'edgerev[jit]'` compiles")
+    origin = "from the wheel" if kernels.path else f"compiled here by numba {installed('numba')}"
+    figures: dict[str, object] = {
+        "target": kernels.target, "library": kernels.path, "interface": INTERFACE, "digest": digest,
+    }
+    message = f"{kernels.target}, {origin}, interface {INTERFACE}"
+    if digest != selftest.EXPECTED:
+        message += f": the self-test gave {digest[:16]}..., not {selftest.EXPECTED[:16]}..."
+        return Check("kernels", Level.ERROR, message, "results cannot be trusted: install edgerev again", figures)
+    return Check("kernels", Level.OK, f"{message}; self-test passed", figures=figures)
 
 
 def diagnose(

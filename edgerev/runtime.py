@@ -13,6 +13,7 @@ from edgerev.arena import Plan
 from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
+from edgerev.kernels.library import Kernels
 from edgerev.machine import read_memory, release_freed
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
@@ -93,6 +94,7 @@ class Runtime:
     Parameters
     ----------
     threads : threads that run each instruction together, at most those that the program was lowered for
+    kernels : those to run; the best for this machine if left out
 
     Attributes
     ----------
@@ -106,7 +108,7 @@ class Runtime:
         There are no kernels for this machine.
     """
 
-    def __init__(self, program: Program, plan: Plan, threads: int = 1) -> None:
+    def __init__(self, program: Program, plan: Plan, threads: int = 1, kernels: Kernels | None = None) -> None:
         whole("threads", threads, 1, program.threads)
         self.program, self.plan, self.threads = program, plan, threads
         self.first_sample = 0
@@ -118,8 +120,8 @@ class Runtime:
         self.status = self.view("status")
         self._prepare_barrier()
         self._call = _bind(
-            library.load().run, self._rows, self._tensors, self._base, threads, self._address("status"),
-            self._address("barrier"),
+            (kernels or library.load()).run, self._rows, self._tensors, self._base, threads,
+            self._address("status"), self._address("barrier"),
         )
         self._team = Team(self._call, threads) if threads > 1 else None
         if self._team is not None:

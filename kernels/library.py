@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from edgerev.errors import KernelError
 from edgerev.kernels.layout import INTERFACE
-from edgerev.kernels.targets import host_target, usable
+from edgerev.kernels.targets import Target, host_target, usable
 
 RUN, INTERFACE_OF = "edgerev_run", "edgerev_interface"
 FOLDER = os.path.join(os.path.dirname(__file__), "libraries")
@@ -54,12 +54,22 @@ def load() -> Kernels:
     """
     shipped = [] if os.environ.get(JIT_VARIABLE) == "1" else usable(shipped_targets())
     if shipped:
-        path = os.path.join(FOLDER, shipped[0] + SUFFIX)
-        return _checked(_symbols(path), shipped[0], path)
+        return open_library(os.path.join(FOLDER, shipped[0] + SUFFIX), shipped[0])
     try:
         target = host_target()
     except LookupError as error:
         raise KernelError(str(error)) from error
+    return compile_here(target)
+
+
+def compile_here(target: Target) -> Kernels:
+    """Return the kernels for a target that this machine can run, compiled by Numba unless that was done before.
+
+    Raises
+    ------
+    KernelError
+        There is no Numba, or it failed.
+    """
     from importlib.util import find_spec
 
     if find_spec("numba") is None:
@@ -67,6 +77,28 @@ def load() -> Kernels:
     from edgerev.kernels.objects import build, link
 
     return _checked(link(build(target).read_bytes()), target.name, "")
+
+
+def open_library(path: str, target: str) -> Kernels:
+    """Return the kernels in a shared library; it stays for as long as the process lives.
+
+    Raises
+    ------
+    KernelError
+        It cannot be loaded, or is of another version.
+    """
+    try:
+        library = ctypes.CDLL(path)
+    except OSError as error:
+        raise KernelError(f"{path} cannot be loaded ({error}); install edgerev again") from error
+
+    def address(symbol: str) -> int:
+        try:
+            return ctypes.cast(library[symbol], _POINTER).value or 0
+        except AttributeError:
+            return 0
+
+    return _checked(address, target, path)
 
 
 def shipped_targets() -> list[str]:
@@ -85,22 +117,6 @@ def _nothing_fits(name: str) -> str:
         f"wheel made for it (`edgerev build --wheel --target {name}` on another machine), or the compiler: "
         "python -m pip install 'edgerev[jit]'"
     )
-
-
-def _symbols(path: str) -> Callable[[str], int]:
-    """Load a library for as long as the process lives; return what gives the address of a symbol in it, or 0."""
-    try:
-        library = ctypes.CDLL(path)
-    except OSError as error:
-        raise KernelError(f"{path} cannot be loaded ({error}); install edgerev again") from error
-
-    def address(symbol: str) -> int:
-        try:
-            return ctypes.cast(library[symbol], _POINTER).value or 0
-        except AttributeError:
-            return 0
-
-    return address
 
 
 def _checked(address: Callable[[str], int], target: str, path: str) -> Kernels:

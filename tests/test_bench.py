@@ -16,6 +16,7 @@ from edgerev.cli import bench
 from edgerev.cli.tables import show_gemm, show_kernels, show_peers
 from edgerev.errors import EdgerevError, UsageError
 from edgerev.kernels.layout import Op
+from edgerev.kernels.targets import host_target
 from edgerev.layers import Conv2d, Dense, Depthwise, ReLU
 from edgerev.learner import Learner
 from edgerev.net import Block, Head, Net
@@ -231,6 +232,17 @@ def test_step(preset, more, schedule, cli):
     assert "profile" not in of(cli(*command, "--json"))
 
 
+def test_builds(cli):
+    command = ["bench", "builds", "--preset", "mlp1", "--preset", "har1", "--batch", 2, *QUICK]
+    nets = of(cli(*command, "--json"))["nets"]
+    assert [(net["preset"], net["batch"]) for net in nets] == [("mlp1", 2), ("har1", 2)]
+    for net in nets:
+        (build,) = net["builds"]
+        assert build["target"] == host_target().name
+        assert build["ratio"] == pytest.approx(build["step_ms"] / net["jit_ms"])
+    assert re.search(rf"^mlp1 +{host_target().name} +\d", cli(*command).out, flags=re.M)
+
+
 def test_profile_counts_products_where_there_are_any():
     rows = {row["kind"]: row for row in step_profile(step_learner("mlp1", batch=1), 1e-3)}
     assert rows["conv"]["flops"] > 0
@@ -320,6 +332,7 @@ def test_plot_needs_matplotlib(cli, tmp_path, monkeypatch):
 @pytest.mark.parametrize(("arguments", "match"), [
     (["step", "--preset", "lenet"], "no preset 'lenet'"), (["step", "--batch", "0"], "batch 0: expected a whole"),
     (["step", "--threads", "99"], "threads 99"), (["step", "--rounds", "0"], "at least 1 round"),
+    (["builds", "--target", "pdp11"], "target 'pdp11': expected one of"),
     (["kernels", "--preset", "x"], "no preset 'x'"), (["kernels", "--m", "4"], "size of the grid; add --gemm"),
     (["kernels", "--gemm", "--m", "0"], "at least 1"), (["kernels", "--gemm", "--k", "a"], "joined by commas"),
     (["peers", "--torch", "no/python"], "no/python cannot be run; expected the Python of"),

@@ -71,7 +71,7 @@ def kernel_figures(presets: Sequence[str] = (), *, batch: int = 16, seconds: flo
 
 def _learner(net: Net, batch: int, **options: Any) -> Learner:
     learner = Learner(net, batch=batch, **{"optimizer": SGD(1e-3), **options})
-    fill_batch(learner)
+    fill_batch(learner.runtime, net.head.outputs)
     return learner
 
 

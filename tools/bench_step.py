@@ -11,6 +11,7 @@ from edgerev.learner import Learner
 from edgerev.net import StateType
 from edgerev.optimizers import SGD
 from edgerev.presets import preset
+from edgerev.runtime import Runtime
 from edgerev.tools.cost import Cost, instruction_cost, section_cost
 from edgerev.tools.memory import peak_rss_bytes
 from edgerev.tools.peaks import peak_flops
@@ -31,20 +32,20 @@ def step_learner(
     """
     net = preset(name, state=state)
     learner = Learner(net, optimizer=SGD(1e-3), batch=batch, threads=threads, schedule=schedule)
-    fill_batch(learner)
+    fill_batch(learner.runtime, net.head.outputs)
     for _ in range(WARM_UP_STEPS):
         learner.step(batch)
     return learner
 
 
-def fill_batch(learner: Learner, seed: int = 0) -> None:
+def fill_batch(runtime: Runtime, classes: int, seed: int = 0) -> None:
     """Put random samples and labels into the arena; without NumPy, whose memory would count as the step's."""
     numbers = random.Random(seed)
-    raw, target = learner.runtime.view("raw"), learner.runtime.view("target")
+    raw, target = runtime.view("raw"), runtime.view("target")
     for index in range(len(raw)):
         raw[index] = numbers.gauss(0, 1)
     for index in range(len(target)):
-        target[index] = numbers.randrange(learner.net.head.outputs)
+        target[index] = numbers.randrange(classes)
 
 
 def step_figures(

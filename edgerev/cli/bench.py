@@ -13,7 +13,10 @@ HELP = "measure exactness, speed and memory"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the benchmarks."""
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
-    for prepare in (_prepare_inverse, _prepare_hmp, _prepare_step, _prepare_kernels, _prepare_peers, _prepare_depth):
+    for prepare in (
+        _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
+        _prepare_depth,
+    ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -76,6 +79,16 @@ def _prepare_step(benchmarks: Any) -> argparse.ArgumentParser:
     return step
 
 
+def _prepare_builds(benchmarks: Any) -> argparse.ArgumentParser:
+    builds = benchmarks.add_parser("builds", help="time the step with libraries as in wheels, beside the JIT's kernels")
+    builds.add_argument("--preset", action="append", metavar="NAME", help="nets by name; may be repeated (mlp16)")
+    builds.add_argument("--target", action="append", metavar="NAME", help="libraries to time (this machine's own)")
+    builds.add_argument("--batch", type=int, default=16, help="samples (16)")
+    _timing(builds, 7, 0.3)
+    builds.set_defaults(measure=_builds, show="show_builds")
+    return builds
+
+
 def _prepare_kernels(benchmarks: Any) -> argparse.ArgumentParser:
     kernels = benchmarks.add_parser("kernels", help="time every kernel by shape, beside roofline and OpenBLAS")
     kernels.add_argument("--preset", action="append", metavar="NAME", help="shapes of this net only; may be repeated")
@@ -133,6 +146,14 @@ def _step(args: argparse.Namespace) -> dict[str, Any]:
     return step_figures(
         args.preset, batch=args.batch, threads=args.threads, schedule=args.schedule, state=args.state,
         rounds=args.rounds, seconds=args.seconds, profile=args.profile,
+    )
+
+
+def _builds(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.tools.bench_builds import build_figures
+
+    return build_figures(
+        args.preset or ["mlp16"], targets=args.target or (), batch=args.batch, rounds=args.rounds, seconds=args.seconds
     )
 
 

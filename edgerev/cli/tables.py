@@ -59,6 +59,16 @@ def show_step(figures: dict[str, Any]) -> None:
         print("\n" + "\n".join(table(columns, figures["profile"])))
 
 
+def show_builds(figures: dict[str, Any]) -> None:
+    """Print a line for each net and library."""
+    rows = [{**net, **build} for net in figures["nets"] for build in net["builds"]]
+    columns = [
+        ("net", text("preset")), ("library", text("target")), ("ms", number("step_ms", ".4f")),
+        ("JIT ms", number("jit_ms", ".4f")), ("ratio", number("ratio", ".3f")),
+    ]  # fmt: skip
+    print("\n".join(table(columns, rows)))
+
+
 def show_kernels(figures: dict[str, Any]) -> None:
     """Print a line for each kernel and shape."""
     columns = [
