@@ -5,6 +5,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from edgerev import Block, Dense, Head, Learner, Net, ReLU
 from edgerev.cli import main
 from edgerev.deploy.bundle import MANIFEST, SUMS, Manifest, make, seal, verify
 from edgerev.deploy.push import Host, push, rollback
+from edgerev.deploy.unit import UNIT, service
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.layout import INTERFACE
 from edgerev.kernels.targets import host_target
@@ -187,7 +189,6 @@ class Site:
         )  # fmt: skip
 
     def other(self, seed):
-        """Return a bundle like the first with another model."""
         data = model(self.first.with_name(f"{seed}.edgerev"), seed).read_bytes()
         return variant(self.first, self.first.with_name(f"bundle{seed}"), replaced={"model/model.edgerev": data})
 
@@ -330,3 +331,79 @@ def test_a_previous_bundle_that_broke(site):
     with pytest.raises(BundleError, match=rf"the bundle is damaged: files are missing or changed(?s:.*){KEPT}"):
         rollback(Host(HOST, site.sshd.ssh))
     assert site.points("current") == current
+
+
+@pytest.mark.long
+def test_a_package_that_the_system_has(site, tmp_path):
+    """NumPy lies outside of the virtual environment, as it does where it has no wheel."""
+    (wheel,) = site.first.glob("wheels/numpy-*")
+    changes = {str(wheel.relative_to(site.first)): None}
+    bundle = variant(site.first, tmp_path / "bundle", replaced=changes, system=[["numpy", "python3-numpy"]])
+    with loopback(tmp_path / "sshd") as other:
+        if Host(HOST, other.ssh).ask("~", ["numpy"]).missing:
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(other.home / f".local/lib/python{PYTHON}/site-packages")
+        assert "one prediction made" in "".join(push_quietly(bundle, other))
+        code = "import numpy; print(numpy.__file__)"
+        done = subprocess.run(
+            [other.home / ROOT / "current/venv/bin/python", "-c", code], env={**os.environ, "HOME": str(other.home)},
+            capture_output=True, text=True, check=True,
+        )  # fmt: skip
+        assert "/venv/" not in done.stdout
+
+
+# -- a service ----------------------------------------------------------------------------------------------------
+
+# There is no systemd where tests run: a folder that says it runs, and a systemctl that takes down what it is told.
+SYSTEMCTL = """\
+#!/bin/sh
+echo "$*" >>{folder}/told
+case "$*" in *restart*) if [ -f {folder}/broken ]; then rm {folder}/broken; exit 1; fi ;; esac
+"""
+SHELL = """\
+exec proot -b {folder}:/run/systemd/system -b {folder}/systemctl:/usr/bin/systemctl \
+    -b {folder}/units:/etc/systemd/system /bin/sh -c "$1"
+"""
+
+
+@pytest.mark.long
+def test_a_service(site, tmp_path):
+    if shutil.which("proot") is None:
+        pytest.skip("no proot here; on Debian: apt install proot")
+    folder = tmp_path / "systemd"
+    (folder / "units").mkdir(parents=True)
+    (folder / "systemctl").write_text(SYSTEMCTL.format(folder=folder))
+    (folder / "systemctl").chmod(0o755)
+    (folder / "shell").write_text(SHELL.format(folder=folder))
+    first, second = (
+        variant(bundle, tmp_path / name, replaced={UNIT: service(f"train {name}.toml").encode()}, service=True)
+        for name, bundle in (("first", site.first), ("second", site.second))
+    )
+    with loopback(tmp_path / "sshd", shell=folder / "shell") as device:
+        units = folder / "units" if os.geteuid() == 0 else device.home / ".config/systemd/user"
+        current = device.home / ROOT / "current"
+
+        def told():
+            lines = (folder / "told").read_text().replace("--user ", "").splitlines()
+            (folder / "told").unlink()
+            return lines
+
+        push_quietly(first, device)
+        assert told() == ["daemon-reload", f"enable --quiet {UNIT}", f"restart {UNIT}"]
+        text = (units / UNIT).read_text()
+        assert f'ExecStart={current}/venv/bin/edgerev "train" "first.toml"\n' in text
+        assert "@ROOT@" not in text
+        assert "@WANTED_BY@" not in text
+
+        (folder / "broken").touch()
+        with pytest.raises(BundleError, match=rf"the service does not start .*journalctl(?s:.*){KEPT}"):
+            push_quietly(second, device)
+        assert told().count(f"restart {UNIT}") == 2
+        assert os.readlink(current) == f"bundles/{verify(first).name}"
+        assert (units / UNIT).read_text() == text
+        assert left(device) == ["bundles", "current"]
+        assert os.listdir(device.home / ROOT / "bundles") == [verify(first).name]
+
+        push_quietly(site.first, device)
+        assert f"disable --now {UNIT}" in told()
+        assert os.listdir(units) == []

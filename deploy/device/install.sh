@@ -99,6 +99,15 @@ finish_switch() {
     fi
 }
 
+# Let the links be as they were before the last switch, and the service too.
+switch_back() {
+    if [ -n "$1" ]; then point "$1" current; else rm -f "$root/current"; fi
+    if [ -n "$2" ]; then point "$2" previous; else rm -f "$root/previous"; fi
+    sync -f "$root"
+    restart_service || true
+    remove_old
+}
+
 # Run systemctl for the system if this is root, else for the user.
 control() {
     if [ "$(id -u)" -eq 0 ]; then systemctl "$@"; else systemctl --user "$@"; fi
@@ -115,8 +124,11 @@ restart_service() {
         folder=${XDG_CONFIG_HOME:-$HOME/.config}/systemd/user wanted=default.target
     fi
     if [ ! -f "$root/current/$unit" ]; then
-        if grep -qs "^ExecStart=$root/current/" "$folder/$unit"; then # of the bundle before, which brought one
-            control disable --now $unit && rm -f "$folder/$unit" && control daemon-reload
+        if grep -qsF "ExecStart=$root/current/" "$folder/$unit"; then # a bundle before brought one
+            control disable --now $unit || true
+            rm -f "$folder/$unit"
+            control daemon-reload || true
+            say "service $unit removed: this bundle has none"
         fi
         return 0
     fi
@@ -191,14 +203,11 @@ fi
 
 "$place/venv/bin/edgerev" --version >/dev/null || refuse "edgerev does not start from $place; see what is above"
 trap '' HUP INT TERM PIPE
-before=$(target_of current)
+before=$(target_of current) two_before=$(target_of previous)
 switch_to "bundles/$id"
 if ! restart_service; then
-    if [ -n "$before" ]; then
-        switch_to "$before"
-        restart_service || true
-    fi
-    refuse "the service does not start: journalctl -u $unit; the bundle before is current again"
+    switch_back "$before" "$two_before"
+    refuse "the service does not start (journalctl -u $unit tells why); what was current before is so again"
 fi
 remove_old
 say "bundle $id is current in $root"
