@@ -26,6 +26,7 @@ from edgerev.kernels.layout import INTERFACE
 
 FORMAT = 1
 MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
+NEEDED = ("model/model.edgerev", "model/model.program", "model/model.parameters", "c/libedgerev.so")
 DEVICE = Path(__file__).parent / "device"
 C_FILES = Path(__file__).parent / "c"
 _NAME = r"[\w+!-][\w.+!-]*"  # so no "..", and nothing that a shell or sha256sum would take for more than a name
@@ -240,7 +241,7 @@ def _read_manifest(folder: Path, wanted: dict[str, str]) -> Manifest:
         raise _damaged(folder, f"{MANIFEST} lacks a field ({error})") from error
     if told != {path: digest for path, digest in wanted.items() if path != MANIFEST}:
         raise _damaged(folder, f"{MANIFEST} and {SUMS} tell different files")
-    for path in (INSTALLER, CHECKER, "model/model.edgerev", "c/libedgerev.so"):
+    for path in (INSTALLER, CHECKER, *NEEDED):
         if path not in told:
             raise _damaged(folder, f"{path} is not part of it")
     return manifest

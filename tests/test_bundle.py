@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -20,7 +21,8 @@ from edgerev.kernels.layout import INTERFACE
 from edgerev.kernels.targets import TARGETS, named
 
 WHEEL = "wheels/a-1-py3-none-any.whl"
-FILES = ("c/libedgerev.so", "check.py", "install.sh", "manifest.json", "model/model.edgerev", WHEEL)
+PROGRAM = ("model/model.parameters", "model/model.program")
+FILES = ("c/libedgerev.so", "check.py", "install.sh", "manifest.json", "model/model.edgerev", *PROGRAM, WHEEL)
 
 
 def small_bundle(folder, **changes):
@@ -31,6 +33,8 @@ def small_bundle(folder, **changes):
         shutil.copyfile(DEVICE / name, folder / name)
     (folder / "c/libedgerev.so").write_bytes(b"\x7fELF")
     (folder / "model/model.edgerev").write_bytes(bytes(range(256)) * 64)
+    for name in PROGRAM:
+        (folder / name).write_bytes(struct.pack("<8si", b"edgerev", INTERFACE))
     with zipfile.ZipFile(folder / WHEEL, "w") as wheel:
         wheel.writestr(zipfile.ZipInfo("a.py"), b"#" * 1000)
     fields = {"edgerev": "0.1.0", "interface": INTERFACE, "target": "aarch64", "architecture": "aarch64"}

@@ -3,6 +3,7 @@
 import fcntl
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import zipfile
@@ -123,12 +124,14 @@ def library(path, interface):
 
 
 @pytest.mark.skipif(shutil.which("gcc") is None, reason="no gcc here; on Debian: apt install gcc")
-@pytest.mark.parametrize(("found", "told"), [(INTERFACE + 1, INTERFACE), (INTERFACE, INTERFACE + 1)])
-def test_another_interface_version(sshd, tmp_path, found, told):
+@pytest.mark.parametrize(("part", "found"), [("library", 9), ("model.program", 8), ("model.parameters", 7)])
+def test_another_interface_version(sshd, tmp_path, part, found):
     bundle = small_bundle(tmp_path / "bundle")
-    library(bundle / "c/libedgerev.so", found)
-    seal(bundle, Manifest("0.1.0", told, libc="2.17", **here()))
-    message = rf"kernels have interface version {found}, its manifest and program {told}; (?s:.*){KEPT}"
+    library(bundle / "c/libedgerev.so", found if part == "library" else INTERFACE)
+    if part != "library":
+        (bundle / "model" / part).write_bytes(struct.pack("<8si", b"edgerev", found))
+    seal(bundle, Manifest("0.1.0", INTERFACE, libc="2.17", **here()))
+    message = rf"{part} has interface version {found}, its manifest {INTERFACE}; (?s:.*){KEPT}"
     with pytest.raises(BundleError, match=message):
         push_quietly(bundle, sshd)
     assert left(sshd) == []

@@ -25,7 +25,7 @@ def architecture():
     machine, wide = os.uname().machine, sys.maxsize > 1 << 32
     if machine.startswith(("aarch64", "armv8", "armv7")):
         return "aarch64" if wide else "armv7l"
-    return machine
+    return machine if wide or machine != "x86_64" else "i686"
 
 
 def numbers(version):
@@ -70,17 +70,21 @@ def has(module):
 
 
 def check_interface():
-    """Compare the interface version of the bundle's library with the manifest's."""
+    """Compare the interface versions of the bundle's library and program with the manifest's."""
+    told = MANIFEST["interface"]
     library = HERE / "c" / "libedgerev.so"
     try:
         found = ctypes.CDLL(str(library)).edgerev_interface()
     except (OSError, AttributeError) as error:
         refuse(f"the bundle's kernels cannot be loaded ({error}); make the bundle again, for this device")
-    if found != MANIFEST["interface"]:
-        refuse(
-            f"the bundle's kernels have interface version {found}, its manifest and program {MANIFEST['interface']}; "
-            "expected the same; make the bundle again, from one edgerev"
-        )
+    heads = {name: (HERE / "model" / name).read_bytes()[8:12] for name in ("model.program", "model.parameters")}
+    versions = {"library": found, **{name: int.from_bytes(head, "little") for name, head in heads.items()}}
+    for name, version in versions.items():
+        if version != told:
+            refuse(
+                f"the bundle's {name} has interface version {version}, its manifest {told}; expected the same; "
+                "make the bundle again, from one edgerev"
+            )
 
 
 def try_it():

@@ -33,6 +33,8 @@ def main(root, *modules):
     machine, wide = os.uname().machine, sys.maxsize > 1 << 32
     if machine.startswith(("aarch64", "armv8", "armv7")):
         machine = "aarch64" if wide else "armv7l"
+    if machine == "x86_64" and not wide:
+        machine = "i686"
     answers = {
         "root": root, "machine": machine, "python": ".".join(map(str, sys.version_info[:2])),
         "libc": (os.confstr("CS_GNU_LIBC_VERSION") or "glibc 0").split()[-1], "free": shutil.disk_usage(there).free,
