@@ -12,7 +12,6 @@ UNIT = "edgerev.service"
 _TEXT = """\
 [Unit]
 Description=edgerev: {title}
-Documentation=https://pypi.org/project/edgerev/
 StartLimitIntervalSec=300
 StartLimitBurst=5
 

@@ -10,6 +10,7 @@ import zipfile
 from pathlib import Path
 
 import numpy as np
+import psutil
 import pytest
 from loopback import HOST, loopback
 from test_bundle import WHEEL, small_bundle
@@ -219,6 +220,12 @@ def site(sshd, tmp_path_factory):
 
 
 @pytest.mark.long
+def test_the_same_model_gives_the_same_bundle(site, tmp_path):
+    again = make(site.first.with_name("m.edgerev"), host_target().name, tmp_path / "again", pythons=[PYTHON])
+    assert again.name == verify(site.first).name
+
+
+@pytest.mark.long
 def test_what_was_pushed_runs(site):
     site.check(site.first)
     script = (site.root / "current/venv/bin/edgerev").read_text()
@@ -237,6 +244,21 @@ def test_cut_or_damaged_on_the_way(site, mode):
         with pytest.raises(BundleError, match=message):
             push_quietly(site.second, site.sshd, site.sshd.interfering(mode, count))
         site.check(site.first)
+
+
+@pytest.mark.long
+def test_cut_while_installing(site):
+    """All of it has arrived; the device notices at its next word that nobody listens, and cleans up."""
+
+    def hang_up(line):
+        if "making the virtual environment" in line:
+            for child in psutil.Process().children():
+                if child.name() == "ssh":
+                    child.kill()
+
+    with pytest.raises(BundleError, match=r"was cut(?s:.*)or this bundle if all of it had arrived; push again"):
+        push(site.second, Host(HOST, site.sshd.ssh), report=hang_up)
+    site.check(site.first)
 
 
 @pytest.mark.long

@@ -1,6 +1,7 @@
 """A bundle installed for real on ARM without network: over ssh into Debian's arm64 packages under qemu, and by hand."""
 
 import hashlib
+import json
 import os
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from test_bundle import small_bundle
 from test_push import model
 
 from edgerev.cli import main
-from edgerev.deploy.bundle import make, verify
+from edgerev.deploy.bundle import verify
 from edgerev.deploy.push import Host, push
 from edgerev.errors import BundleError
 from edgerev.machine import cache_folder
@@ -61,7 +62,8 @@ def python(device):
 @pytest.fixture(scope="module")
 def bundle(python, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bundle")
-    make(model(folder / "m.edgerev", 1), "aarch64", folder / "bundle", pythons=[python], report=lambda text: None)
+    words = ["build", str(model(folder / "m.edgerev", 1)), "--target", "aarch64", "-o", str(folder / "bundle")]
+    assert main([*words, "--python", python]) == 0
     return folder / "bundle"
 
 
@@ -89,6 +91,12 @@ def test_a_bundle_for_another_machine_is_refused(device, bundle, tmp_path):
         push(other, Host(HOST, device.ssh))
     with loopback(tmp_path / "sshd") as here, pytest.raises(BundleError, match=r"is for aarch64 .*, the device is x86"):
         push(bundle, Host(HOST, here.ssh))
+
+
+def test_the_wheel_of_a_bundle_is_that_made_alone(bundle, tmp_path, capsys):
+    assert main(["build", "--wheel", "--target", "aarch64", "-o", str(tmp_path / "dist"), "--json"]) == 0
+    wheel = Path(json.loads(capsys.readouterr().out)["wheel"])
+    assert wheel.read_bytes() == (bundle / "wheels" / wheel.name).read_bytes()
 
 
 def test_a_bundle_runs_on_arm_without_network(device, bundle, capsys):
