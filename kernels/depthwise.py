@@ -11,7 +11,8 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from edgerev.kernels.conv import bias_gradient, start_of_sums
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp
+from edgerev.kernels.fused import emit_chains
+from edgerev.kernels.intrinsics import F32P, advance, f32, intp, sizes
 from edgerev.kernels.jit import TARGET, jit, kernel
 from edgerev.kernels.operands import (
     T_CHANNELS,
@@ -56,8 +57,7 @@ def _make_outputs(width: int):
         size = types.intp
 
         def generate(context, builder, signature, arguments):
-            positions, y, x, line, channels, w, w_step, kernel_h, kernel_w, bias, has_bias = arguments
-            multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
+            positions, y, x, line, channels, w, w_step, kernel_h, kernel_w, bias, has_bias = sizes(builder, arguments)
             biased = builder.icmp_signed("!=", has_bias, intp(0))
             zero = ir.Constant(vector, [0.0] * width)
             begin = builder.select(biased, load_vector(builder, bias, width), zero)
@@ -65,18 +65,24 @@ def _make_outputs(width: int):
             def emit(number):
                 sums = [cgutils.alloca_once(builder, vector) for _ in range(number)]
                 steps = [builder.mul(channels, intp(p)) for p in range(number)]
-                for total in sums:
-                    builder.store(begin, total)
-                with cgutils.for_range(builder, kernel_h, intp=intp) as ky:
-                    first = builder.mul(ky.index, kernel_w)
-                    row = builder.gep(x, [builder.mul(ky.index, line)])
-                    with cgutils.for_range(builder, kernel_w, intp=intp) as kx:
-                        tap = builder.mul(builder.add(first, kx.index), w_step)
-                        weight = load_vector(builder, builder.gep(w, [tap]), width)
-                        place = builder.gep(row, [builder.mul(kx.index, channels)])
-                        for total, step in zip(sums, steps):
-                            value = load_vector(builder, builder.gep(place, [step]), width)
-                            builder.store(builder.call(multiply_add, [value, weight, builder.load(total)]), total)
+
+                def start():
+                    for total in sums:
+                        builder.store(begin, total)
+
+                def add(arithmetic, slots):
+                    with cgutils.for_range(builder, kernel_h, intp=intp) as ky:
+                        first = builder.mul(ky.index, kernel_w)
+                        row = builder.gep(x, [builder.mul(ky.index, line)])
+                        with cgutils.for_range(builder, kernel_w, intp=intp) as kx:
+                            tap = builder.mul(builder.add(first, kx.index), w_step)
+                            weight = arithmetic.widen(load_vector(builder, builder.gep(w, [tap]), width))
+                            place = builder.gep(row, [builder.mul(kx.index, channels)])
+                            for slot, step in zip(slots, steps):
+                                value = arithmetic.widen(load_vector(builder, builder.gep(place, [step]), width))
+                                builder.store(arithmetic.multiply_add(value, weight, builder.load(slot)), slot)
+
+                emit_chains(builder, sums, start, add)
                 for total, step in zip(sums, steps):
                     store_vector(builder, builder.load(total), builder.gep(y, [step]))
 
@@ -106,8 +112,7 @@ def _make_sums(width: int):
             (
                 taps, first, kernel_w, dw, channels, x, x_line, x_sample, dy, y_line, y_sample, count, height, columns,
                 goes_on,
-            ) = arguments
-            multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
+            ) = sizes(builder, arguments)
             again = builder.icmp_signed("!=", goes_on, intp(0))
             zero = ir.Constant(vector, [0.0] * width)
 
@@ -122,20 +127,27 @@ def _make_sums(width: int):
                     for tap in numbers
                 ]  # fmt: skip
                 totals = [cgutils.alloca_once(builder, vector) for _ in range(number)]
-                for total, place in zip(totals, places):
-                    builder.store(builder.select(again, load_vector(builder, place, width), zero), total)
-                with cgutils.for_range(builder, count, intp=intp) as sample:
-                    x_start = builder.gep(x, [builder.mul(sample.index, x_sample)])
-                    y_start = builder.gep(dy, [builder.mul(sample.index, y_sample)])
-                    with cgutils.for_range(builder, height, intp=intp) as line:
-                        x_row = builder.gep(x_start, [builder.mul(line.index, x_line)])
-                        y_row = builder.gep(y_start, [builder.mul(line.index, y_line)])
-                        with cgutils.for_range(builder, columns, intp=intp) as position:
-                            at = builder.mul(position.index, channels)
-                            slope = load_vector(builder, builder.gep(y_row, [at]), width)
-                            for total, shift in zip(totals, shifts):
-                                value = load_vector(builder, builder.gep(x_row, [builder.add(at, shift)]), width)
-                                builder.store(builder.call(multiply_add, [value, slope, builder.load(total)]), total)
+
+                def start():
+                    for total, place in zip(totals, places):
+                        builder.store(builder.select(again, load_vector(builder, place, width), zero), total)
+
+                def add(arithmetic, slots):
+                    with cgutils.for_range(builder, count, intp=intp) as sample:
+                        x_start = builder.gep(x, [builder.mul(sample.index, x_sample)])
+                        y_start = builder.gep(dy, [builder.mul(sample.index, y_sample)])
+                        with cgutils.for_range(builder, height, intp=intp) as line:
+                            x_row = builder.gep(x_start, [builder.mul(line.index, x_line)])
+                            y_row = builder.gep(y_start, [builder.mul(line.index, y_line)])
+                            with cgutils.for_range(builder, columns, intp=intp) as position:
+                                at = builder.mul(position.index, channels)
+                                slope = arithmetic.widen(load_vector(builder, builder.gep(y_row, [at]), width))
+                                for slot, shift in zip(slots, shifts):
+                                    place = builder.gep(x_row, [builder.add(at, shift)])
+                                    value = arithmetic.widen(load_vector(builder, place, width))
+                                    builder.store(arithmetic.multiply_add(value, slope, builder.load(slot)), slot)
+
+                emit_chains(builder, totals, start, add)
                 for total, place in zip(totals, places):
                     store_vector(builder, builder.load(total), place)
 

@@ -11,11 +11,12 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from edgerev.kernels.fused import declare, multiply_add
 from edgerev.kernels.jit import TARGET, jit
 
 f32, f64 = ir.FloatType(), ir.DoubleType()
 i8, i16, i32, i64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-intp = ir.IntType(32 if TARGET.architecture.startswith("arm") else 64)
+intp = ir.IntType(TARGET.bits)
 
 F32P = types.CPointer(types.float32)
 F64P = types.CPointer(types.float64)
@@ -27,9 +28,12 @@ U8P = types.CPointer(types.uint8)
 _VOID = ir.VoidType()
 
 
-def declare(builder, name, result, *arguments):
-    """Declare an LLVM intrinsic in the module being built."""
-    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
+def sizes(builder, arguments):
+    """Return the arguments of an intrinsic with those of 64 bits as wide as a pointer.
+
+    Numba's `intp` is the host's, and loops over counters of 64 bits would be slow on a 32-bit processor.
+    """
+    return [builder.trunc(value, intp) if value.type == i64 and intp != i64 else value for value in arguments]
 
 
 def _pointer_at(pointer_type, element):
@@ -107,19 +111,9 @@ def fma(typing_context, a, b, c):
     """Return ``a * b + c`` rounded once, in float32."""
 
     def generate(context, builder, signature, arguments):
-        return builder.call(declare(builder, "llvm.fma.f32", f32, f32, f32, f32), arguments)
+        return multiply_add(builder, *arguments)
 
     return types.float32(types.float32, types.float32, types.float32), generate
-
-
-@intrinsic
-def fma64(typing_context, a, b, c):
-    """Return ``a * b + c`` rounded once, in float64."""
-
-    def generate(context, builder, signature, arguments):
-        return builder.call(declare(builder, "llvm.fma.f64", f64, f64, f64, f64), arguments)
-
-    return types.float64(types.float64, types.float64, types.float64), generate
 
 
 @intrinsic
@@ -214,7 +208,9 @@ def enter_float_environment(typing_context):
             previous = builder.call(declare(builder, "llvm.aarch64.get.fpcr", i64), [])
             builder.call(declare(builder, "llvm.aarch64.set.fpcr", _VOID, i64), [i64(0)])
             return previous
-        return i64(0)
+        previous = builder.call(declare(builder, "llvm.arm.get.fpscr", i32), [])
+        builder.call(declare(builder, "llvm.arm.set.fpscr", _VOID, i32), [i32(0)])
+        return builder.zext(previous, i64)
 
     return types.int64(), generate
 
@@ -231,6 +227,8 @@ def leave_float_environment(typing_context, previous):
             builder.call(declare(builder, "llvm.x86.sse.ldmxcsr", _VOID, pointer), [builder.bitcast(slot, pointer)])
         elif TARGET.architecture == "aarch64":
             builder.call(declare(builder, "llvm.aarch64.set.fpcr", _VOID, i64), arguments)
+        else:
+            builder.call(declare(builder, "llvm.arm.set.fpscr", _VOID, i32), [builder.trunc(arguments[0], i32)])
         return context.get_dummy_value()
 
     return types.void(types.int64), generate

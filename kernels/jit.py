@@ -8,7 +8,9 @@ runs while developing and what is shipped are the same object code.
 
 from __future__ import annotations
 
+import itertools
 import os
+import re
 from typing import Any
 
 import llvmlite.binding as llvm
@@ -80,7 +82,7 @@ class _Codegen(codegen.AOTCPUCodegen):
 
 class _Context(cpu.CPUContext):
     def init(self):
-        self.is32bit = TARGET.architecture.startswith("arm")
+        self.is32bit = False  # Numba would call functions of its own to divide; `_narrowed` does away with them
         self._internal_codegen = _Codegen("edgerev.aot", TARGET.cpu)
 
     def get_executable(self, library, fndesc, env):
@@ -158,9 +160,14 @@ def emit(function, signature, symbol: str) -> bytes:
         result: Any = function.overloads[signature.args]
         module = result.library.linked()
         module.link_in(llvm.parse_assembly(_c_function(symbol, _symbol(result), signature)))
+        if TARGET.bits == 32:
+            module = llvm.parse_assembly(_narrowed(str(module)))
         for value in (*module.functions, *module.global_variables):
             if not value.is_declaration and value.name not in (symbol, "edgerev_interface"):
                 value.linkage = "internal"  # so LLVM sees every call there is, and drops what nobody calls
+        for value in module.functions:
+            if not value.is_declaration:
+                value.add_function_attribute("nounwind")  # no tables for exceptions, which refer to a library on ARM
         for separate in _kernels:
             for overload in separate.overloads.values():
                 value = module.get_function(_symbol(overload))
@@ -184,20 +191,55 @@ def _optimised_object(machine, module) -> bytes:
     return machine.emit_object(module)
 
 
+# What is a library call for 64 bits on a 32-bit processor: division, and conversion to floating point.
+_WIDE_DIVISION = re.compile(r"^  (\S+) = (sdiv|srem|udiv|urem)(?: exact)? i64 (\S+), (\S+)$", re.MULTILINE)
+_WIDE_CONVERSION = re.compile(r"^  (\S+) = (sitofp|uitofp)(?: nneg)? i64 (\S+) to (float|double)$", re.MULTILINE)
+
+
+def _narrowed(assembly: str) -> str:
+    """Return a module whose divisions and conversions of 64-bit integers are of 32 bits.
+
+    Kernels divide and convert nothing but sizes, indices and counts of what lies in memory, which fit a pointer.
+    """
+    count = itertools.count()
+
+    def division(match: re.Match[str]) -> str:
+        (result, operator, a, b), name = match.groups(), f"%narrow.{next(count)}"
+        extend = "sext" if operator.startswith("s") else "zext"
+        return (
+            f"  {name}.a = trunc i64 {a} to i32\n  {name}.b = trunc i64 {b} to i32\n"
+            f"  {name}.c = {operator} i32 {name}.a, {name}.b\n  {result} = {extend} i32 {name}.c to i64"
+        )
+
+    def conversion(match: re.Match[str]) -> str:
+        (result, operator, value, kind), name = match.groups(), f"%narrow.{next(count)}"
+        return f"  {name} = trunc i64 {value} to i32\n  {result} = {operator} i32 {name} to {kind}"
+
+    return _WIDE_CONVERSION.sub(conversion, _WIDE_DIVISION.sub(division, assembly))
+
+
 def _c_function(symbol: str, inner: str, signature) -> str:
-    """Return the IR of a C function that calls `inner`, which has Numba's convention and returns an int32."""
-    names = [
-        "ptr" if isinstance(kind, types.CPointer) else f"i{kind.bitwidth}" for kind in signature.args
-    ]
-    declared = ", ".join(["ptr", "ptr", *names])
-    received = ", ".join(f"{name} %a{i}" for i, name in enumerate(names))
+    """Return the IR of a C function that calls `inner`, which has Numba's convention and returns an int32.
+
+    Whole numbers are as wide as a pointer in C, but always of 64 bits inside.
+    """
+    pointers = [isinstance(kind, types.CPointer) for kind in signature.args]
+    inside = ", ".join(["ptr", "ptr", *("ptr" if pointer else "i64" for pointer in pointers)])
+    outside = ", ".join(f"{'ptr' if pointer else f'i{TARGET.bits}'} %a{i}" for i, pointer in enumerate(pointers))
+    widened, passed = "", "ptr %result, ptr %exception"
+    for i, pointer in enumerate(pointers):
+        name = f"%a{i}"
+        if not pointer and TARGET.bits < 64:
+            widened += f"  %w{i} = sext i{TARGET.bits} {name} to i64\n"
+            name = f"%w{i}"
+        passed += f", {'ptr' if pointer else 'i64'} {name}"
     return f"""
 target triple = "{TARGET.triple}"
-declare i32 @"{inner}"({declared})
-define i32 @{symbol}({received}) {{
+declare i32 @"{inner}"({inside})
+define i32 @{symbol}({outside}) {{
   %result = alloca i32
   %exception = alloca ptr
-  %status = call i32 @"{inner}"(ptr %result, ptr %exception, {received})
+{widened}  %status = call i32 @"{inner}"({passed})
   %value = load i32, ptr %result
   ret i32 %value
 }}

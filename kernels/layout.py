@@ -13,7 +13,10 @@ from enum import IntEnum
 from types import MappingProxyType
 from typing import NamedTuple
 
-INTERFACE = 1  # version of all this; compiled kernels and programs of different ones do not go together
+# What edgerev_interface() of a compiled library returns. It goes up whenever the meaning of rows or tables changes, so
+# that kernels of another version are refused instead of misreading a program; tests/test_targets.py watches that.
+INTERFACE = 1
+
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 MAX_THREADS = 16
 GRAIN = 16  # elements or channels that a thread or a vector takes: a multiple of the width of every vector

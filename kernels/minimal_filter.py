@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, declare, f32, intp
+from edgerev.kernels.fused import multiply_add
+from edgerev.kernels.intrinsics import F32P, f32, intp, sizes
 from edgerev.kernels.jit import TARGET
 from edgerev.kernels.layout import WINOGRAD_OUTPUTS
 from edgerev.kernels.vectors import load_vector, store_vector
@@ -63,7 +64,6 @@ def transposed(matrix: Matrix) -> Matrix:
 
 def _combine(builder, terms):
     """Return the sum of ``coefficient * vector``, in order; one of coefficient 1 comes first if there is one."""
-    multiply_add = declare(builder, f"llvm.fma.v{WIDTH}f32", VECTOR, VECTOR, VECTOR, VECTOR)
     terms = sorted(terms, key=lambda term: term[0] != 1)
     total = None
     for coefficient, vector in terms:
@@ -75,7 +75,7 @@ def _combine(builder, terms):
         elif coefficient == -1:
             total = builder.fsub(total, vector)
         else:
-            total = builder.call(multiply_add, [constant, vector, total])
+            total = multiply_add(builder, constant, vector, total)
     return total
 
 
@@ -153,7 +153,7 @@ def make_map(matrix: Matrix, both: bool):
     @intrinsic
     def transform(typing_context, target, position, source, line, step):
         def generate(context, builder, signature, arguments):
-            target, position, source, line, step = arguments
+            target, position, source, line, step = sizes(builder, arguments)
             grid = _load_grid(builder, source, taken if both else 1, taken, line, step)
             mapped = _apply_both(builder, matrix, grid)
             for index, value in enumerate(value for row in mapped for value in row):
@@ -175,6 +175,7 @@ def make_output(matrix: Matrix, both: bool):
         signature = types.void(F32P, size, size, F32P, size, F32P, size, size, size, F32P, size, size)
 
         def generate(context, builder, signature, arguments):
+            arguments = sizes(builder, arguments)
             y, line, step, sums, position, bias, has_bias, add, relu, mask, mask_line, has_mask = arguments
             line_of_sums = builder.mul(position, intp(taken))
             grid = _load_grid(builder, sums, taken if both else 1, taken, line_of_sums, position)
@@ -216,7 +217,7 @@ def make_gradient(matrix: Matrix, both: bool):
     @intrinsic
     def gradient(typing_context, dw, line, step, sums, position, add):
         def generate(context, builder, signature, arguments):
-            dw, line, step, sums, position, add = arguments
+            dw, line, step, sums, position, add = sizes(builder, arguments)
             grid = _load_grid(builder, sums, taken if both else 1, taken, builder.mul(position, intp(taken)), position)
             again = builder.icmp_signed("!=", add, intp(0))
             for i, row in enumerate(_apply_both(builder, matrix, grid)):

@@ -48,7 +48,7 @@ def _rate(row, step):
     if parameter(row, 0) != COSINE:
         return rate
     span = max(total - warmup, np.intp(1))
-    q = min(np.float32(step - warmup) / np.float32(span), np.float32(1))
+    q = np.float32(min(step - warmup, span)) / np.float32(span)
     floor = real_parameter(row, 4)
     return rate * fma((np.float32(1) - floor) * np.float32(0.5), np.float32(1) + cos_pi(q), floor)
 

@@ -11,9 +11,11 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, f32_at, i32, intp
+from edgerev.kernels.fused import emit_chains
+from edgerev.kernels.intrinsics import F32P, advance, f32, f32_at, intp, sizes
 from edgerev.kernels.jit import TARGET, kernel
 from edgerev.kernels.operands import T_OFFSET, T_SIZE, parameter, real_parameter, share, tensor
+from edgerev.kernels.vectors import load_vector, splat, store_vector
 
 CHAINS = 12
 
@@ -27,27 +29,25 @@ def _make_chains(chains: int, width: int):
         signature = types.void(F32P, types.intp, types.float32, types.float32)
 
         def generate(context, builder, signature, arguments):
-            y, rounds, factor, addend = arguments
-            multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
-            undefined = ir.Constant(vector, ir.Undefined)
-            lanes = ir.Constant(ir.VectorType(i32, width), [0] * width)
-            factors, addends = (
-                builder.shuffle_vector(builder.insert_element(undefined, scalar, i32(0)), undefined, lanes)
-                for scalar in (factor, addend)
-            )
-            places = [
-                builder.bitcast(builder.gep(y, [intp(chain * width)]), vector.as_pointer()) for chain in range(chains)
-            ]
+            y, rounds, factor, addend = sizes(builder, arguments)
+            places = [builder.gep(y, [intp(chain * width)]) for chain in range(chains)]
             values = [cgutils.alloca_once(builder, vector) for _ in places]
+
+            def start():
+                for place, value in zip(places, values):
+                    builder.store(load_vector(builder, place, width), value)
+
+            def add(arithmetic, slots):
+                factors, addends = (
+                    splat(builder, arithmetic.widen(scalar), width) for scalar in (factor, addend)
+                )
+                with cgutils.for_range(builder, rounds, intp=intp):
+                    for slot in slots:
+                        builder.store(arithmetic.multiply_add(builder.load(slot), factors, addends), slot)
+
+            emit_chains(builder, values, start, add)
             for place, value in zip(places, values):
-                loaded = builder.load(place)
-                loaded.align = 4
-                builder.store(loaded, value)
-            with cgutils.for_range(builder, rounds, intp=intp):
-                for value in values:
-                    builder.store(builder.call(multiply_add, [builder.load(value), factors, addends]), value)
-            for place, value in zip(places, values):
-                builder.store(builder.load(value), place).align = 4
+                store_vector(builder, builder.load(value), place)
             return context.get_dummy_value()
 
         return signature, generate

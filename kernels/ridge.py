@@ -8,7 +8,7 @@ element of gram is N), and the counts int64.
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import advance, f64_at, fma64, i32_at, i64_at, sqrt64
+from edgerev.kernels.intrinsics import advance, f64_at, i32_at, i64_at, sqrt64
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import Status
 from edgerev.kernels.operands import (
@@ -52,7 +52,7 @@ def ridge_sums(row, tensors, arena, n, thread, threads, status):
             f = advance(features, s * tf[T_STRIDE])
             value = np.float64(f[i]) if i < size else 1.0
             for j in range(min(i + 1, size)):
-                line[j] = fma64(value, np.float64(f[j]), line[j])
+                line[j] += value * np.float64(f[j])  # the product is exact: two of float32
             label = np.intp(labels[origin(row, tl) + s * tl[T_STRIDE]])
             moments[i * classes + label] += value
             if i == size:
@@ -72,7 +72,7 @@ def _factor(work, gram, size, penalty):
             if i == j and i < size:
                 value += penalty
             for k in range(j):
-                value = fma64(-a[k], b[k], value)
+                value -= a[k] * b[k]
             if i == j:
                 if not value > 0.0:
                     return False
@@ -88,13 +88,13 @@ def _solve(work, column, total):
     for i in range(total):
         value = column[i]
         for k in range(i):
-            value = fma64(-work[i * total + k], column[k], value)
+            value -= work[i * total + k] * column[k]
         column[i] = value / work[i * total + i]
     for step in range(total):
         i = total - 1 - step
         value = column[i]
         for k in range(i + 1, total):
-            value = fma64(-work[k * total + i], column[k], value)
+            value -= work[k * total + i] * column[k]
         column[i] = value / work[i * total + i]
 
 

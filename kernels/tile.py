@@ -16,7 +16,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp
+from edgerev.kernels.fused import emit_chains, multiply_add
+from edgerev.kernels.intrinsics import F32P, advance, declare, f32, intp, sizes
 from edgerev.kernels.jit import TARGET, jit, kernel
 from edgerev.kernels.vectors import load_vector, splat, store_vector
 
@@ -67,8 +68,7 @@ class _Tile:
             self.columns[-1] = last
 
     def emit(self) -> None:
-        self._start()
-        self._add_products()
+        emit_chains(self.builder, list(self.sums.values()), self._start, self._add_products)
         self._finish()
 
     def _load(self, pointer, j):
@@ -88,7 +88,7 @@ class _Tile:
             for m, j in self.grid:
                 builder.store(self._load(builder.gep(operands.c, [self.lines[m]]), j), self.sums[m, j])
 
-    def _add_products(self) -> None:
+    def _add_products(self, arithmetic, sums) -> None:
         builder, operands = self.builder, self.operands
         with cgutils.for_range(builder, operands.count2, intp=intp) as outer:
             a_outer = builder.gep(operands.a, [builder.mul(outer.index, operands.a2)])
@@ -99,18 +99,19 @@ class _Tile:
                 a_rows = [builder.gep(a_base, [builder.mul(operands.a_row, intp(m))]) for m in range(self.rows)]
                 with cgutils.for_range(builder, operands.count, intp=intp) as inner:
                     b_row = builder.gep(b_base, [builder.mul(inner.index, operands.b_k)])
-                    self._add_row([builder.gep(row, [builder.mul(inner.index, operands.a_k)]) for row in a_rows], b_row)
+                    a_values = [builder.gep(row, [builder.mul(inner.index, operands.a_k)]) for row in a_rows]
+                    self._add_row(arithmetic, sums, a_values, b_row)
 
-    def _add_row(self, a_values, b_row) -> None:
+    def _add_row(self, arithmetic, sums, a_values, b_row) -> None:
         """Add the products of one k."""
-        builder, vector = self.builder, self.vector
-        multiply_add = declare(builder, f"llvm.fma.v{self.width}f32", vector, vector, vector, vector)
-        b_values = [self._load(b_row, j) for j in range(self.vectors)]
-        for m, pointer in enumerate(a_values):
-            a_value = splat(builder, builder.load(pointer), self.width)
-            for j in range(self.vectors):
-                total = builder.call(multiply_add, [a_value, b_values[j], builder.load(self.sums[m, j])])
-                builder.store(total, self.sums[m, j])
+        builder = self.builder
+        b_values = [arithmetic.widen(self._load(b_row, j)) for j in range(self.vectors)]
+        slots = iter(sums)
+        for pointer in a_values:
+            a_value = splat(builder, arithmetic.widen(builder.load(pointer)), self.width)
+            for b_value in b_values:
+                slot = next(slots)
+                builder.store(arithmetic.multiply_add(a_value, b_value, builder.load(slot)), slot)
 
     def _finish(self) -> None:
         builder, operands = self.builder, self.operands
@@ -136,7 +137,6 @@ class _Tile:
         rate, decay = (
             splat(builder, builder.load(builder.gep(operands.bias, [intp(k)])), self.width) for k in (RATE, DECAY)
         )
-        multiply_add = declare(builder, f"llvm.fma.v{self.width}f32", vector, vector, vector, vector)
         absolute = declare(builder, f"llvm.fabs.v{self.width}f32", vector, vector)
         infinity = ir.Constant(vector, [float("inf")] * self.width)
         bad = None
@@ -144,8 +144,8 @@ class _Tile:
             gradient, weight = builder.load(self.sums[m, j]), self._load(builder.gep(operands.c, [self.lines[m]]), j)
             strange = builder.fcmp_unordered(">=", builder.call(absolute, [gradient]), infinity)
             bad = strange if bad is None else builder.or_(bad, strange)
-            slope = builder.call(multiply_add, [decay, weight, gradient])
-            builder.store(builder.call(multiply_add, [builder.fneg(rate), slope, weight]), self.sums[m, j])
+            slope = multiply_add(builder, decay, weight, gradient)
+            builder.store(multiply_add(builder, builder.fneg(rate), slope, weight), self.sums[m, j])
         bits = builder.bitcast(bad, ir.IntType(self.width))
         with builder.if_then(builder.icmp_unsigned("!=", bits, ir.IntType(self.width)(0)), likely=False):
             builder.store(ir.Constant(f32, 1.0), builder.gep(operands.bias, [intp(FAILED)]))
@@ -160,21 +160,22 @@ def _make_tile(most_rows: int, vectors: int, width: int):
         mask, end,
     ):
         pointers = ("c", "a", "b", "bias", "mask")
-        operands = [F32P if name in pointers else types.intp for name in _Operands._fields]
+        kinds = [F32P if name in pointers else types.intp for name in _Operands._fields]
 
         def generate(context, builder, signature, arguments):
+            rows, *operands = sizes(builder, arguments)
             done = builder.append_basic_block("tile.done")
-            switch = builder.switch(arguments[0], done)
-            for rows in range(1, most_rows + 1):
-                block = builder.append_basic_block(f"tile.{rows}")
-                switch.add_case(intp(rows), block)
+            switch = builder.switch(rows, done)
+            for number in range(1, most_rows + 1):
+                block = builder.append_basic_block(f"tile.{number}")
+                switch.add_case(intp(number), block)
                 builder.position_at_end(block)
-                _Tile(builder, _Operands(*arguments[1:]), rows, vectors, width).emit()
+                _Tile(builder, _Operands(*operands), number, vectors, width).emit()
                 builder.branch(done)
             builder.position_at_end(done)
             return context.get_dummy_value()
 
-        return types.void(types.intp, *operands), generate
+        return types.void(types.intp, *kinds), generate
 
     return tile
 
@@ -204,7 +205,8 @@ def _make_strip(most_rows: int, vectors: int, width: int, transposed: bool):
 
 
 WIDTH = TARGET.width
-ROW_VECTORS = 12  # with one row, every product has a B of its own, so that only sums take registers
+# With one row, every product has a B of its own, so that only sums take registers.
+ROW_VECTORS = 12 if TARGET.registers >= 16 else 6
 
 
 @intrinsic
@@ -216,7 +218,7 @@ def row_tile(typing_context, vectors, last, c, a, b, b_k, count, bias, start, ma
     size = types.intp
 
     def generate(context, builder, signature, arguments):
-        vectors, last, c, a, b, b_k, count, bias, start, mask, end = arguments
+        vectors, last, c, a, b, b_k, count, bias, start, mask, end = sizes(builder, arguments)
         one, none = intp(1), intp(0)
         operands = _Operands(
             c, none, a, none, one, b, b_k, count, one, none, none, one, none, none, bias, start, mask, end
@@ -239,8 +241,10 @@ HALF = 8 if WIDTH == 16 else 4 if WIDTH == 8 else 2
 QUARTER = HALF // 2
 TILE_ROWS, TILE_WIDTH = TARGET.tile_rows, TARGET.tile_vectors * WIDTH
 # Few rows need many vectors, or the processor waits for each multiply-add to end before the next of its chain.
-WIDE_ROWS, WIDE_WIDTH = 3, 4 * WIDTH
-WIDEST_ROWS, WIDEST = 1, 8 * WIDTH
+WIDE_ROWS, WIDE_VECTORS, WIDEST_VECTORS = (3, 4, 8) if TARGET.registers >= 16 else (2, 3, 6)
+WIDE_WIDTH, WIDEST_ROWS, WIDEST = WIDE_VECTORS * WIDTH, 1, WIDEST_VECTORS * WIDTH
+if TILE_ROWS <= WIDE_ROWS:
+    raise ValueError(f"{TARGET.name}: tiles of {TILE_ROWS} rows; expected more than {WIDE_ROWS}, or panels overflow")
 
 
 @jit
@@ -269,11 +273,11 @@ def panel_width(columns):
 
 def _make_strips(transposed: bool):
     """Make the kernel that chooses among strips of all widths."""
-    widest = _make_strip(WIDEST_ROWS, 8, WIDTH, transposed)
-    wide = _make_strip(WIDE_ROWS, 4, WIDTH, transposed)
-    usual = _make_strip(TILE_ROWS, TARGET.tile_vectors, WIDTH, transposed)
+    widest = _make_strip(WIDEST_ROWS, WIDEST_VECTORS, WIDTH, transposed)
+    wide = _make_strip(WIDE_ROWS, WIDE_VECTORS, WIDTH, transposed)
     narrow = (_make_strip(TILE_ROWS, 1, width, transposed) for width in (WIDTH, HALF, QUARTER, 1))
     vector, half, quarter, single = narrow
+    usual = _make_strip(TILE_ROWS, TARGET.tile_vectors, WIDTH, transposed) if TILE_WIDTH > WIDTH else vector
 
     @jit
     def strip(

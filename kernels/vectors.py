@@ -7,7 +7,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from edgerev.kernels.intrinsics import F32P, declare, f32, i32, intp
+from edgerev.kernels.fused import multiply_add
+from edgerev.kernels.intrinsics import F32P, f32, i32, intp, sizes
 from edgerev.kernels.jit import TARGET
 
 LANES = 16  # virtual lanes of every sum along a vector, whatever the hardware's width
@@ -26,8 +27,8 @@ def store_vector(builder, value, pointer):
 
 
 def splat(builder, scalar, width):
-    """Return a vector of `width` copies of a float32."""
-    undefined = ir.Constant(ir.VectorType(f32, width), ir.Undefined)
+    """Return a vector of `width` copies of a number."""
+    undefined = ir.Constant(ir.VectorType(scalar.type, width), ir.Undefined)
     single = builder.insert_element(undefined, scalar, i32(0))
     return builder.shuffle_vector(single, undefined, ir.Constant(ir.VectorType(i32, width), [0] * width))
 
@@ -64,7 +65,7 @@ def transpose(typing_context, target, target_row, source, source_row):
     """Write the transposed of a square block of one vector's width: as many rows, their starts that far apart."""
 
     def generate(context, builder, signature, arguments):
-        target, target_row, source, source_row = arguments
+        target, target_row, source, source_row = sizes(builder, arguments)
         width = TARGET.width
         lines = [
             load_vector(builder, builder.gep(source, [builder.mul(source_row, intp(i))]), width) for i in range(width)
@@ -84,10 +85,9 @@ def update_by_outer(typing_context, w, w_row, x, dy, rows, rate, decay):
     """
 
     def generate(context, builder, signature, arguments):
-        w, w_row, x, dy, rows, rate, decay = arguments
+        w, w_row, x, dy, rows, rate, decay = sizes(builder, arguments)
         width, vectors = TARGET.width, 4
         vector = ir.VectorType(f32, width)
-        multiply_add = declare(builder, f"llvm.fma.v{width}f32", vector, vector, vector, vector)
         zero = ir.Constant(vector, [0.0] * width)
         minus_rate, decays = splat(builder, builder.fneg(rate), width), splat(builder, decay, width)
         slopes = [load_vector(builder, builder.gep(dy, [intp(j * width)]), width) for j in range(vectors)]
@@ -99,10 +99,10 @@ def update_by_outer(typing_context, w, w_row, x, dy, rows, rate, decay):
                 for j in range(vectors):
                     place = builder.gep(line, [intp(j * width)])
                     weight = load_vector(builder, place, width)
-                    slope = builder.call(multiply_add, [value, slopes[j], zero])
+                    slope = multiply_add(builder, value, slopes[j], zero)
                     if decaying:
-                        slope = builder.call(multiply_add, [decays, weight, slope])
-                    store_vector(builder, builder.call(multiply_add, [minus_rate, slope, weight]), place)
+                        slope = multiply_add(builder, decays, weight, slope)
+                    store_vector(builder, multiply_add(builder, minus_rate, slope, weight), place)
 
         with builder.if_else(builder.fcmp_ordered("==", decay, ir.Constant(f32, 0.0))) as (without, with_decay):
             with without:  # the same bits: 0 times a weight adds nothing
@@ -123,24 +123,22 @@ def dot(typing_context, a, b, count):
     """
 
     def generate(context, builder, signature, arguments):
-        a, b, count = arguments
+        a, b, count = sizes(builder, arguments)
         vector = ir.VectorType(f32, LANES)
         lanes = cgutils.alloca_once(builder, vector)
         builder.store(ir.Constant(vector, [0.0] * LANES), lanes)
         whole = builder.and_(count, intp(-LANES))
-        multiply_add = declare(builder, f"llvm.fma.v{LANES}f32", vector, vector, vector, vector)
 
         def load(pointer, index):
             return load_vector(builder, builder.gep(pointer, [index]), LANES)
 
         with cgutils.for_range_slice(builder, intp(0), whole, intp(LANES), intp=intp) as (index, _):
-            builder.store(builder.call(multiply_add, [load(a, index), load(b, index), builder.load(lanes)]), lanes)
-        scalar = declare(builder, "llvm.fma.f32", f32, f32, f32, f32)
+            builder.store(multiply_add(builder, load(a, index), load(b, index), builder.load(lanes)), lanes)
         with cgutils.for_range_slice(builder, whole, count, intp(1), intp=intp) as (index, _):
             lane = builder.trunc(builder.sub(index, whole), i32)
             total = builder.load(lanes)
             products = [builder.load(builder.gep(pointer, [index])) for pointer in (a, b)]
-            value = builder.call(scalar, [*products, builder.extract_element(total, lane)])
+            value = multiply_add(builder, *products, builder.extract_element(total, lane))
             builder.store(builder.insert_element(total, value, lane), lanes)
         value = builder.load(lanes)
         half = LANES // 2

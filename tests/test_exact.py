@@ -1,9 +1,8 @@
 """The inverse is bit-exact at any depth, before and after training, for any threads; and steps allocate nothing."""
 
 import ctypes
-import dataclasses
-import struct
 
+import elf
 import numpy as np
 import pytest
 
@@ -175,7 +174,7 @@ def test_a_step_allocates_nothing(name):
     if mallinfo2 is None:
         pytest.skip("the C library has no mallinfo2 (glibc 2.33)")
     mallinfo2.restype = MallInfo
-    net = dataclasses.replace(deep(name, 4), head=Head(4, kind="ridge"))
+    net = deep(name, 4).replace(head=Head(4, kind="ridge"))
     runtime = harness.build(net, Recipe(batch=4, optimizer=AdamW(1e-4), clip=Clip(1.0, "global")))
     harness.set_batch(runtime, np.random.default_rng(0))
     sections = [runtime.program.sections[section] for section in ("train", "encode", "forward", "ridge_add")]
@@ -192,22 +191,6 @@ def test_a_step_allocates_nothing(name):
     assert (0, 0) in changes
 
 
-def undefined_symbols(data):
-    """Return the names that an ELF64 object needs from elsewhere."""
-    assert data[:6] == b"\x7fELF\x02\x01"
-    (table,), (size, count) = struct.unpack_from("<Q", data, 0x28), struct.unpack_from("<HH", data, 0x3A)
-    sections = [struct.unpack_from("<IIQQQQIIQQ", data, table + size * index) for index in range(count)]
-    names = set()
-    for _, kind, _, _, offset, length, link, _, _, entry in sections:
-        if kind == 2:  # SHT_SYMTAB
-            for at in range(offset + entry, offset + length, entry):
-                name, _, _, section = struct.unpack_from("<IBBH", data, at)
-                start = sections[link][4] + name
-                if section == 0:
-                    names.add(data[start : data.index(b"\0", start)].decode())
-    return names
-
-
 def test_the_object_needs_nothing_but_memory_functions():
     data = objects.build(host_target()).read_bytes()
-    assert undefined_symbols(data) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
+    assert elf.undefined_symbols(data) <= {"memset", "memcpy", "memmove", "_GLOBAL_OFFSET_TABLE_"}
