@@ -46,6 +46,16 @@ class Loopback:
         return shlex.join([sys.executable, __file__, mode, str(count), str(self.pid)]) + " " + self.ssh
 
 
+def namespaces(*options):
+    """Return the command that gives what it starts namespaces of its own, or skip the test where that is forbidden."""
+    command = ["unshare", *([] if os.geteuid() == 0 else ["--map-root-user"]), *options]
+    try:
+        subprocess.run([*command, "true"], check=True, capture_output=True)
+    except (OSError, subprocess.CalledProcessError) as error:
+        pytest.skip(f"no namespaces here ({error}); they need root, or kernel.unprivileged_userns_clone=1")
+    return shlex.join(command)
+
+
 @contextmanager
 def loopback(folder, shell=""):
     """Run an sshd whose files lie in `folder`; `shell` is run in place of the user's shell, with the command in $1."""

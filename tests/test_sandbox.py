@@ -2,14 +2,13 @@
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from loopback import HOST, loopback
+from loopback import HOST, loopback, namespaces
 from test_bundle import small_bundle
 from test_push import model
 
@@ -21,9 +20,8 @@ from edgerev.machine import cache_folder
 
 SCRIPT = Path(__file__).parent / "arm" / "sandbox.sh"
 TOOLS = {"qemu-aarch64-static": "qemu-user-static", "proot": "proot", "apt-get": "apt", "dpkg-deb": "dpkg"}
-# Without network: in a network namespace of its own, as another user's if this one may not make one.
 SHELL = """\
-exec unshare {map} --net proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home}:/root -w /root \\
+exec {without_network} proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home}:/root -w /root \\
     /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin /bin/sh -c "$1"
 """
 
@@ -48,8 +46,7 @@ def device(root, tmp_path_factory):
     """Give an sshd whose sessions run on the ARM device, whose home folder is empty."""
     folder = tmp_path_factory.mktemp("arm")
     shell, home = folder / "shell", folder / "sshd" / "home"
-    user = "" if os.geteuid() == 0 else "--map-root-user"
-    shell.write_text(SHELL.format(map=user, root=root, home=home))
+    shell.write_text(SHELL.format(without_network=namespaces("--net"), root=root, home=home))
     with loopback(folder / "sshd", shell=shell) as running:
         yield running
 
