@@ -43,6 +43,8 @@ class PlatformWheel(bdist_wheel):
         self.root_is_pure = False
 
     def get_tag(self):
+        if "editable_wheel" in self.distribution.commands:
+            return super().get_tag()  # it links to the sources, and no other machine sees it
         build_lib = self.get_finalized_command("build").build_lib
         expression = f"platform_tag(find_target(generic_targets({platform.machine()!r})[0]))"
         return "py3", "none", ask(build_lib, expression)
