@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgerev.errors import (
         BudgetError,
+        BundleError,
         CheckpointError,
         ConfigError,
         DataError,
@@ -40,8 +41,8 @@ if TYPE_CHECKING:
 # command line can say what went wrong, or that it was interrupted.
 _HOMES = {
     "edgerev.errors": (
-        "BudgetError", "CheckpointError", "ConfigError", "DataError", "EdgerevError", "KernelError", "NetError",
-        "NumericError", "StoppedError", "UsageError",
+        "BudgetError", "BundleError", "CheckpointError", "ConfigError", "DataError", "EdgerevError", "KernelError",
+        "NetError", "NumericError", "StoppedError", "UsageError",
     ),
     "edgerev.layers": (
         "GELU", "Conv1d", "Conv2d", "Dense", "Depthwise", "Dropout", "GroupNorm", "Pointwise", "ReLU", "RMSNorm",
@@ -56,11 +57,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "BudgetError", "CheckpointError", "Clip",
-    "ConfigError", "Conv1d", "Conv2d", "CrossEntropy", "DataError", "Dense", "Depthwise", "Dropout", "EdgerevError",
-    "GroupNorm", "Head", "KernelError", "Learner", "Lion", "MeanSquaredError", "Net", "NetError", "NumericError",
-    "Pointwise", "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze", "StoppedError",
-    "UsageError", "preset",
+    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "BudgetError", "BundleError", "CheckpointError",
+    "Clip", "ConfigError", "Conv1d", "Conv2d", "CrossEntropy", "DataError", "Dense", "Depthwise", "Dropout",
+    "EdgerevError", "GroupNorm", "Head", "KernelError", "Learner", "Lion", "MeanSquaredError", "Net", "NetError",
+    "NumericError", "Pointwise", "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze",
+    "StoppedError", "UsageError", "preset",
 ]
 
 __version__ = "0.1.0"

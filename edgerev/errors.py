@@ -58,3 +58,7 @@ class StoppedError(EdgerevError):
 
 class KernelError(EdgerevError):
     """The compiled kernels cannot be built or loaded."""
+
+
+class BundleError(EdgerevError):
+    """A bundle cannot be made or pushed, is damaged, or does not fit the device; what runs there is not touched."""

@@ -26,6 +26,8 @@ VERBS = {
     "doctor": "check whether this machine is fit for training",
     "rss": "measure the peak memory of a command and its children",
     "bench": "measure exactness, speed and memory",
+    "build": "make a bundle, or a wheel, for another machine",
+    "push": "install a bundle on a device over ssh, or go back to the one before",
     "demo": "train continually on handwritten digits and report",
 }
 

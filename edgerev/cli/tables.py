@@ -133,3 +133,13 @@ def show_depth(figures: dict[str, Any]) -> None:
         print("\n" + "\n".join(table(columns, figures["batches"])))
         blocks = figures["depths"][0]["depth"]
         print(f"time per sample differs by {figures['sample_spread']:.1%} at most, {blocks} blocks")
+
+
+def show_targets(figures: dict[str, Any]) -> None:
+    """Print a line for each target."""
+    columns = [
+        ("target", text("name")), ("machine", text("machine")), ("processor", text("processor")),
+        ("lanes", number("lanes", "d")), ("libc from", text("libc")),
+        ("Python of its system", lambda row: ", ".join(row["pythons"])),
+    ]  # fmt: skip
+    print("\n".join(table(columns, figures["targets"])))

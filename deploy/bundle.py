@@ -1,0 +1,263 @@
+"""A bundle: a folder with all that a device needs to run a model, installed there without network.
+
+`SHA256SUMS` covers every other file, and its own digest is the bundle's name; `manifest.json` says what the files are
+for. The same input gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from edgerev import __version__
+from edgerev.deploy import dependencies
+from edgerev.deploy.cross import archive_library, find_target, link_library
+from edgerev.deploy.unit import UNIT, service
+from edgerev.deploy.wheel import make_wheel
+from edgerev.errors import BundleError, UsageError
+from edgerev.kernels.layout import INTERFACE
+
+FORMAT = 1
+MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
+NEEDED = ("model/model.edgerev", "model/model.program", "model/model.parameters", "c/libedgerev.so")
+DEVICE = Path(__file__).parent / "device"
+C_FILES = Path(__file__).parent / "c"
+_NAME = r"[\w+!-][\w.+!-]*"  # so no "..", and nothing that a shell or sha256sum would take for more than a name
+_LINE = re.compile(rf"([0-9a-f]{{64}})  ({_NAME}(?:/{_NAME})*)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What `manifest.json` says.
+
+    Attributes
+    ----------
+    edgerev : version of edgerev in the bundle
+    interface : version of the contract between programs and kernels
+    target, architecture : what the kernels were compiled for
+    pythons : versions of Python that there are wheels for
+    libc : oldest GNU C library that everything runs with
+    system : packages that the device's system has to have: name of the module, Debian's name
+    service : whether the bundle brings a systemd unit
+    files : sha256 and bytes of every file but the manifest and the sums
+    format : of the bundle itself
+    """
+
+    edgerev: str
+    interface: int
+    target: str
+    architecture: str
+    pythons: list[str]
+    libc: str
+    system: list[list[str]] = field(default_factory=list)
+    service: bool = False
+    files: dict[str, dict[str, str | int]] = field(default_factory=dict)
+    format: int = FORMAT
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose files were all found as they should be.
+
+    Attributes
+    ----------
+    folder : where it lies
+    name : sha256 of its sums
+    manifest : what it says
+    paths : of all files, in order
+    nbytes : of all files
+    """
+
+    folder: Path
+    name: str
+    manifest: Manifest
+    paths: list[str]
+    nbytes: int
+
+
+def make(
+    model: Path, target: str, output: Path, *, pythons: Sequence[str] = (), arguments: str = "", replace: bool = False,
+    report: Callable[[str], None] = print,
+) -> Bundle:
+    """Make a bundle of `model` for the target called `target`; nothing is at `output` before all of it is there.
+
+    Parameters
+    ----------
+    model : a checkpoint
+    target : name of the target
+    output : the folder to make
+    pythons : versions of Python on the device, as "3.11"; by default those that the target's systems bring
+    arguments : what the device is to run, as the command line of edgerev; "" for no service
+    replace : whether a bundle at `output` may be replaced
+    report : is told what is being done
+
+    Raises
+    ------
+    UsageError
+        There is no such target; the output is there; or `arguments` are not what edgerev takes.
+    CheckpointError
+        The model cannot be read.
+    KernelError
+        The kernels cannot be compiled or linked.
+    BundleError
+        Dependencies cannot be downloaded.
+    """
+    processor = find_target(target)
+    check_output(output, replace=replace)
+    unit = service(arguments) if arguments else ""
+    versions = list(dict.fromkeys(pythons or dependencies.default_pythons(target)))
+    scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
+    try:
+        folder = scratch / "bundle"
+        folder.mkdir()
+        report(f"model and program of {model}")
+        _write_model(model, folder / "model")
+        report(f"kernels for {target}")
+        _write_c_files(target, folder / "c")
+        report(f"edgerev's wheel for {target}")
+        make_wheel(target, folder / "wheels")
+        system: dict[str, str] = {}
+        for python in versions:
+            report(f"wheels for Python {python}")
+            system |= dict(dependencies.fetch(processor, python, folder / "wheels").system)
+        for name in (INSTALLER, CHECKER):
+            shutil.copyfile(DEVICE / name, folder / name)
+        if unit:
+            (folder / UNIT).write_text(unit)
+        libc = dependencies.oldest_libc(path.name for path in (folder / "wheels").iterdir())
+        seal(
+            folder,
+            Manifest(
+                __version__, INTERFACE, target, dependencies.machine(processor), versions, libc,
+                sorted(map(list, system.items())), bool(unit),
+            ),
+        )  # fmt: skip
+        _put_in_place(folder, output)
+    finally:
+        shutil.rmtree(scratch, ignore_errors=True)
+    return verify(output)
+
+
+def check_output(output: Path, *, replace: bool) -> None:
+    """Raise UsageError unless `output` can become a bundle; `replace` allows a bundle that is there."""
+    if not output.absolute().parent.is_dir():
+        raise UsageError(f"the folder of {output} does not exist; expected {output.absolute().parent}; make it first")
+    if not output.exists() or (output.is_dir() and not any(output.iterdir())):
+        return
+    if not (output / SUMS).is_file():
+        raise UsageError(f"{output} is there already, and is not a bundle; expected a new name; choose another one")
+    if not replace:
+        raise UsageError(f"{output} is there already; expected a new name; add --force to replace it")
+
+
+def _write_model(model: Path, folder: Path) -> None:
+    from edgerev.deploy.c_model import write_c_model
+    from edgerev.learner import Learner
+
+    folder.mkdir()
+    learner = Learner.load(str(model))
+    shutil.copyfile(model, folder / "model.edgerev")
+    write_c_model(learner, folder)
+
+
+def _write_c_files(target: str, folder: Path) -> None:
+    folder.mkdir()
+    for source in sorted(C_FILES.glob("*.[ch]")):
+        shutil.copyfile(source, folder / source.name)
+    archive_library(target, folder / "libedgerev.a")
+    link_library(target, folder / "libedgerev.so")
+
+
+def _put_in_place(folder: Path, output: Path) -> None:
+    old = folder.with_name("old")
+    if output.exists():
+        os.rename(output, old)
+    os.rename(folder, output)
+
+
+def seal(folder: Path, manifest: Manifest) -> None:
+    """Write the manifest, with the digests of all files in `folder`, and the sums over everything."""
+    files = {
+        path: {"sha256": _digest(folder / path), "bytes": (folder / path).stat().st_size}
+        for path in _files(folder) if path not in (MANIFEST, SUMS)
+    }  # fmt: skip
+    text = json.dumps({**asdict(manifest), "files": files}, indent=1, sort_keys=True) + "\n"
+    (folder / MANIFEST).write_text(text)
+    lines = [f"{_digest(folder / path)}  {path}\n" for path in _files(folder) if path != SUMS]
+    (folder / SUMS).write_text("".join(lines))
+
+
+def verify(folder: Path) -> Bundle:
+    """Read a bundle, every byte of it.
+
+    Raises
+    ------
+    BundleError
+        It is not a bundle, of another format, or a file is missing, changed or added.
+    """
+    sums = folder / SUMS
+    if not sums.is_file():
+        raise BundleError(f"{folder} is not a bundle: it has no {SUMS}; expected a folder made by `edgerev build`")
+    matches = [_LINE.fullmatch(line) for line in sums.read_text(errors="replace").splitlines()]
+    if not matches or None in matches:
+        raise _damaged(folder, f"{SUMS} is not a list of sums")
+    wanted = {match[2]: match[1] for match in matches if match}
+    there = _files(folder)
+    missing, added = sorted(wanted.keys() - set(there)), sorted(set(there) - wanted.keys() - {SUMS})
+    if missing or added:
+        told = [f"{path} is missing" for path in missing] + [f"{path} does not belong to it" for path in added]
+        raise _damaged(folder, ", ".join(told))
+    changed = [path for path, digest in wanted.items() if _digest(folder / path) != digest]
+    if changed:
+        raise _damaged(folder, f"{', '.join(changed)}: the bytes are not those that were written")
+    manifest = _read_manifest(folder, wanted)
+    nbytes = sum((folder / path).stat().st_size for path in there)
+    return Bundle(folder, _digest(sums), manifest, sorted(there), nbytes)
+
+
+def _damaged(folder: Path, what: str) -> BundleError:
+    return BundleError(f"{folder} is damaged: {what}; expected the files as they were made; run `edgerev build` again")
+
+
+def _read_manifest(folder: Path, wanted: dict[str, str]) -> Manifest:
+    try:
+        data = json.loads((folder / MANIFEST).read_text())
+        found = data["format"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise _damaged(folder, f"{MANIFEST} cannot be read ({error})") from error
+    if found != FORMAT:
+        raise BundleError(f"{folder} has format {found}; expected {FORMAT}; make it with the edgerev that pushes it")
+    try:
+        manifest = Manifest(**data)
+        told = {path: entry["sha256"] for path, entry in manifest.files.items()}
+    except (TypeError, AttributeError, KeyError) as error:
+        raise _damaged(folder, f"{MANIFEST} lacks a field ({error})") from error
+    if told != {path: digest for path, digest in wanted.items() if path != MANIFEST}:
+        raise _damaged(folder, f"{MANIFEST} and {SUMS} tell different files")
+    for path in (INSTALLER, CHECKER, *NEEDED):
+        if path not in told:
+            raise _damaged(folder, f"{path} is not part of it")
+    return manifest
+
+
+def _files(folder: Path) -> list[str]:
+    """Return everything in a folder that is not a folder, by its path from there."""
+    paths = [Path(place) / name for place, folders, files in os.walk(folder) for name in (*folders, *files)]
+    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir())
+
+
+def _digest(path: Path) -> str:
+    digest = hashlib.sha256()
+    if path.is_symlink() or not path.is_file():
+        return ""
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
