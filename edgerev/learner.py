@@ -1,35 +1,29 @@
-"""The learner: a net in its arena, with the verbs that users call.
-
-Those for checkpoints import what they need when they are called, for it takes 0.35 MB of memory: JSON, and the modules.
-"""
+"""The learner: a net in its arena, with the verbs that users call."""
 
 from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from typing import Any
 
 from edgerev.batch import Batch, Report, Values, answer, answers
 from edgerev.bijection import Bijection
-from edgerev.errors import CheckpointError, NumericError, UsageError
+from edgerev.errors import NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
 from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
+from edgerev.persistent import Persistent
 from edgerev.position import Inputs, Memory, Position
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
-if TYPE_CHECKING:
-    from edgerev.checkpoint_reader import Whole
-    from edgerev.contents import Contents
 
-
-class Learner(Bijection):
+class Learner(Persistent, Bijection):
     """Train and use a reversible net in one fixed allocation; for one thread at a time, others get a UsageError.
 
     Parameters
@@ -307,103 +301,3 @@ class Learner(Bijection):
     def answer(self, values: Sequence[float]) -> Any:
         """Return the answer that the probabilities or values of one sample stand for; see `predict_one`."""
         return answer(values, self.recipe.loss)
-
-    # -- checkpoints ------------------------------------------------------------------------------------------
-
-    @exclusive
-    def save(self, path: str) -> None:
-        """Write a checkpoint; the previous one is kept beside it.
-
-        Raises
-        ------
-        CheckpointError
-            It could not be written, or the model is not whole or not finite; the file that was there is as it was.
-        """
-        from edgerev import checkpoint
-        from edgerev.contents import KeptTensors, to_metadata
-
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
-        self.export(path, lambda runtime: checkpoint.save(path, KeptTensors(runtime), metadata))
-
-    @exclusive
-    def export(self, path: str, write: Callable[[Runtime], None]) -> None:
-        """Call `write`, which makes a file of any kind from the arena, while a whole model is there; see `save`."""
-        from edgerev.contents import check_finite
-
-        if self._torn:
-            raise CheckpointError(
-                f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
-                "last checkpoint"
-            )
-        check_finite(path, self.runtime)
-        write(self.runtime)
-
-    @exclusive
-    def restore(self, path: str) -> None:
-        """Take parameters, optimizer, sums and training position from a checkpoint of the same net and optimizer.
-
-        Raises
-        ------
-        CheckpointError
-            The file is damaged, or belongs to another net, optimizer or loss: the learner is as it was. If it cannot
-            be read to its end, the learner is refused until another one is restored.
-        """
-        from edgerev.checkpoint_reader import verified
-        from edgerev.contents import contents
-
-        with verified(path) as whole:
-            self._take(whole, contents(whole))
-
-    def _take(self, whole: Whole, found: Contents) -> None:
-        from edgerev.checkpoint_reader import check_fit, read
-        from edgerev.contents import KeptTensors, check_alike
-
-        check_alike(whole.path, found, self.net, self.recipe)
-        tensors = KeptTensors(self.runtime)
-        check_fit(whole, tensors)
-        self.replace(lambda _: read(whole, tensors))
-        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
-
-    @exclusive
-    def replace(self, read: Callable[[Runtime], None]) -> None:
-        """Call `read`, which fills the arena with another state of this model; if it fails, the learner is refused."""
-        self._torn = True
-        read(self.runtime)
-        self._torn, self._stale = False, self.net.head.kind == "ridge"
-        self._set_loss_weights()
-        self.rate_factor = 1.0
-
-    @classmethod
-    def load(
-        cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule | None = None, threads: int = 1,
-        data_bytes: int = 0,
-    ) -> Learner:
-        """Return the learner that a checkpoint holds, ready to go on; budget and schedule as in training if not given.
-
-        Raises
-        ------
-        CheckpointError
-            The file is missing, damaged, or of another version.
-        """
-        from edgerev.checkpoint_reader import verified
-
-        with verified(path) as whole:
-            return cls.read(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
-
-    @classmethod
-    def read(
-        cls, whole: Whole, *, budget: int | str | None = None,
-        schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0,
-    ) -> Learner:
-        """Return the learner that a checkpoint that is open holds; see `load`."""
-        from edgerev.contents import contents
-
-        found, learner = contents(whole), cls.__new__(cls)
-        given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
-        learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
-        learner._take(whole, found)
-        return learner
-
-    def move_to(self, **position: Any) -> None:
-        """Remember where training is; `Position` has the names."""
-        self.position = self.position.replace(**position)
