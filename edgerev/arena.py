@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from edgerev.errors import EdgerevError
 from edgerev.kernels import layout
@@ -20,8 +20,7 @@ from edgerev.program import SCOPED, Program, Region, Scope
 ACTIVATIONS = (Region.STATE, Region.STATE_GRADIENT, Region.STORED, Region.WORKSPACE)
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(NamedTuple):
     """Where everything lies.
 
     Attributes

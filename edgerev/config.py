@@ -6,10 +6,10 @@ and of each layer have the fields of the classes of the same names.
 
 from __future__ import annotations
 
-import dataclasses
 import difflib
 import sys
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
@@ -23,6 +23,7 @@ from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.presets import check_name, preset
 from edgerev.recipe import Augment, Recipe
 from edgerev.units import parse_bytes
+from edgerev.value import Value
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -34,10 +35,9 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _make(cls: type, table: BaseModel, **more: Any) -> Any:
+def _make(cls: type[Value], table: BaseModel, **more: Any) -> Any:
     """Return the object that a table describes."""
-    names = [item.name for item in dataclasses.fields(cls)]
-    return cls(**{name: value for name, value in table.model_dump().items() if name in names} | more)
+    return cls(**{name: value for name, value in table.model_dump().items() if name in cls._fields} | more)
 
 
 def _make_rate_schedule(table: Any, steps: int) -> RateSchedule:
@@ -46,13 +46,13 @@ def _make_rate_schedule(table: Any, steps: int) -> RateSchedule:
     return _make(RateSchedule, table, **({} if ends else {"steps": max(steps, table.warmup + 1)}))
 
 
-def _model(cls: type, word: str = "", key: str = "kind") -> Any:
-    """Return a model with the fields of a dataclass and its checks; for a `word`, with a key that names the class."""
+def _model(cls: type[Value], word: str = "", key: str = "kind") -> Any:
+    """Return a model with the fields of a `Value` and its checks; for a `word`, with a key that names the class."""
     hints = typing.get_type_hints(cls)
     fields: dict[str, Any] = {key: (Literal[word], ...)} if word else {}
-    for item in dataclasses.fields(cls):
-        hint = list[float] | None if item.name == "weights" else hints[item.name]
-        fields[item.name] = (hint, ... if item.default is dataclasses.MISSING else item.default)
+    for name in cls._fields:
+        hint = list[float] | None if name == "weights" else hints[name]
+        fields[name] = (hint, cls._field_defaults.get(name, ...))
 
     def build(table: Any) -> Any:
         try:
@@ -65,7 +65,7 @@ def _model(cls: type, word: str = "", key: str = "kind") -> Any:
     return create_model(cls.__name__, __base__=_Strict, __validators__=checks, **fields)
 
 
-def _one_of(classes: dict[str, type], key: str = "kind") -> Any:
+def _one_of(classes: Mapping[str, type[Value]], key: str = "kind") -> Any:
     union: Any = typing.Union[tuple(_model(cls, word, key) for word, cls in classes.items())]  # noqa: UP007
     return Annotated[union, Field(discriminator=key)]
 
@@ -178,7 +178,7 @@ class Config(_Strict):
             parts = table.model_dump(include={"stem", "backbone"}, exclude_none=True)
             net = Net.from_dict({"input_shape": shape, "head": {"outputs": outputs}, "state": table.state, **parts})
         pool, ridge = table.pool or net.head.pool, table.ridge or net.head.ridge
-        return dataclasses.replace(net, head=Head(outputs, pool, table.head, ridge))
+        return net.replace(head=Head(outputs, pool, table.head, ridge))
 
     def make_recipe(self, steps: int) -> Recipe:
         """Return the recipe; a cosine without an end of its own ends after `steps`."""
@@ -195,8 +195,8 @@ class Config(_Strict):
 
 
 TABLES: dict[str, Any] = {"net": NetTable, "train": TrainTable, "data": DataTable, "continual": ContinualTable}
-CLASSES: dict[str, type] = {"clip": Clip, "rate_schedule": RateSchedule, "augment": Augment}
-KINDS: dict[str, dict[str, type]] = {"optimizer": OPTIMIZERS, "loss": LOSSES}  # by the key `kind`
+CLASSES: dict[str, type[Value]] = {"clip": Clip, "rate_schedule": RateSchedule, "augment": Augment}
+KINDS: dict[str, Mapping[str, type[Value]]] = {"optimizer": OPTIMIZERS, "loss": LOSSES}  # by the key `kind`
 
 
 def load_config(path: str) -> Config:
@@ -268,7 +268,7 @@ def _keys_beside(loc: tuple) -> list[str]:
     place = loc[-2] if len(loc) > 1 else ""
     classes = {**CLASSES, **OPTIMIZERS, **LOSSES, **LAYERS}
     if place in classes:
-        return [item.name for item in dataclasses.fields(classes[place])]
+        return list(classes[place]._fields)
     table = PartTable if isinstance(place, int) else TABLES.get(place, Config)
     return list(table.model_fields)
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from edgerev.checkpoint_reader import Whole, verified
@@ -13,6 +12,7 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
+from edgerev.position import Inputs, Memory, Position
 from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
@@ -21,50 +21,6 @@ CHECKPOINT_FORMAT = "1"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
-
-
-@dataclass(frozen=True)
-class Position:
-    """Where training is, so that it can be resumed; a checkpoint holds it.
-
-    Attributes
-    ----------
-    experience, epoch, sample : how many of them are done, each within the one before
-    loss : mean training loss of this epoch so far, or of the last one if no sample of this one is done
-    matrix : accuracies measured so far, a row for each experience that is done
-    stream : training and test samples of each experience; resuming needs the same
-    """
-
-    experience: int = 0
-    epoch: int = 0
-    sample: int = 0
-    loss: float = 0.0
-    matrix: list[list[float]] = field(default_factory=list)
-    stream: list[list[int]] = field(default_factory=list)
-
-
-class Inputs(NamedTuple):
-    """What a learner's inputs mean, as far as they came from files.
-
-    Attributes
-    ----------
-    columns : name of each feature, where the source names them
-    dtype : of the samples as they were stored, "uint8" or "float32"
-    label : label column of CSV files, or several
-    digest : of all records in their order; see `edgerev.data.Dataset`
-    """
-
-    columns: Sequence[str] = ()
-    dtype: str = ""
-    label: str | list[str] | None = None
-    digest: str = ""
-
-
-class Memory(NamedTuple):
-    """What was asked for of the arena's size: a budget, a schedule, or neither; see `edgerev.schedule.choose`."""
-
-    budget: int | str | None = None
-    schedule: str | Schedule | None = None
 
 
 class Contents(NamedTuple):
@@ -87,14 +43,14 @@ def to_metadata(
     net: Net, recipe: Recipe, classes: list[str], inputs: Inputs, position: Position, memory: Memory
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
-    described = asdict(recipe)
+    described = recipe.to_dict()
     for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
         described[name]["kind"] = _WORDS[type(part)]
-    asked = asdict(memory.schedule) if isinstance(memory.schedule, Schedule) else memory.schedule
+    asked = memory.schedule.to_dict() if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
         "classes": json.dumps(classes), "inputs": json.dumps(inputs._asdict()),
-        "position": json.dumps(asdict(position)), "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
+        "position": json.dumps(position.to_dict()), "memory": json.dumps({"budget": memory.budget, "schedule": asked}),
     }
 
 
@@ -201,7 +157,7 @@ def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
     CheckpointError
         Net, kind of optimizer or kind of loss are not those of the learner; the message says which.
     """
-    there, here = _facts(found.net, found.recipe), _facts(net, recipe)
+    there, here = facts(found.net, found.recipe), facts(net, recipe)
     differences = [f"{name} {there[name]}, not {here[name]}" for name in there if there[name] != here[name]]
     if differences:
         raise CheckpointError(
@@ -210,8 +166,9 @@ def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
         )
 
 
-def _facts(net: Net, recipe: Recipe) -> dict[str, str]:
-    facts = {name: json.dumps(value) for name, value in net.to_dict().items()}
-    facts["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
-    facts["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
-    return facts
+def facts(net: Net, recipe: Recipe) -> dict[str, str]:
+    """Return, by name and as text, all that decides what a model's numbers mean."""
+    found = {name: json.dumps(value) for name, value in net.to_dict().items()}
+    found["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
+    found["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
+    return found

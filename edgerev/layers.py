@@ -5,17 +5,16 @@ Shapes are those of one sample, channels last: ``(features,)``, ``(time, channel
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
 from typing import ClassVar
 
 from edgerev.errors import NetError
 from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
+from edgerev.value import Value
 
 Shape = tuple[int, ...]
 
 
-@dataclass(frozen=True)
-class Layer:
+class Layer(Value):
     """Base of all layers.
 
     Attributes
@@ -31,7 +30,7 @@ class Layer:
 
     def to_dict(self) -> dict:
         """Return the layer as plain data; `layer_from_dict` reads it."""
-        return {"layer": self.word, **asdict(self)}
+        return {"layer": self.word, **super().to_dict()}
 
 
 def _need(condition: bool, layer: Layer, problem: str) -> None:
@@ -39,7 +38,6 @@ def _need(condition: bool, layer: Layer, problem: str) -> None:
         raise NetError(f"{layer}: {problem}")
 
 
-@dataclass(frozen=True)
 class Dense(Layer):
     """Every output feature from every input feature; for samples of shape ``(features,)``."""
 
@@ -54,7 +52,6 @@ class Dense(Layer):
         return (self.channels,)
 
 
-@dataclass(frozen=True)
 class _Convolution(Layer):
     channels: int
     kernel: int = 3
@@ -69,7 +66,6 @@ class _Convolution(Layer):
         return (*shape[:-1], self.channels)
 
 
-@dataclass(frozen=True)
 class Conv1d(_Convolution):
     """Convolution over time, zero-padded to keep the length; for ``(time, channels)``."""
 
@@ -77,7 +73,6 @@ class Conv1d(_Convolution):
     dimensions = 1
 
 
-@dataclass(frozen=True)
 class Conv2d(_Convolution):
     """Convolution over space, zero-padded to keep the size; for ``(height, width, channels)``."""
 
@@ -85,7 +80,6 @@ class Conv2d(_Convolution):
     dimensions = 2
 
 
-@dataclass(frozen=True)
 class Pointwise(Layer):
     """Convolution with a kernel of one position."""
 
@@ -99,7 +93,6 @@ class Pointwise(Layer):
         return (*shape[:-1], self.channels)
 
 
-@dataclass(frozen=True)
 class Depthwise(Layer):
     """Convolution of each channel by itself, zero-padded to keep the size."""
 
@@ -115,28 +108,24 @@ class Depthwise(Layer):
         return shape
 
 
-@dataclass(frozen=True)
 class ReLU(Layer):
     """``max(x, 0)``."""
 
     word = "relu"
 
 
-@dataclass(frozen=True)
 class GELU(Layer):
     """Gaussian error linear unit in its tanh form (Hendrycks and Gimpel 2016)."""
 
     word = "gelu"
 
 
-@dataclass(frozen=True)
 class SiLU(Layer):
     """``x * sigmoid(x)`` (Elfwing, Uchibe, Doya 2018)."""
 
     word = "silu"
 
 
-@dataclass(frozen=True)
 class RMSNorm(Layer):
     """Each position divided by the root mean square of its channels (Zhang and Sennrich 2019), times a gain."""
 
@@ -147,7 +136,6 @@ class RMSNorm(Layer):
         settle(self, NetError, epsilon=(finite32, TINY, FLOAT32_MAX))
 
 
-@dataclass(frozen=True)
 class GroupNorm(Layer):
     """Each group of channels of a sample to mean 0 and variance 1 (Wu and He 2018), times a gain, plus a bias."""
 
@@ -163,7 +151,6 @@ class GroupNorm(Layer):
         return shape
 
 
-@dataclass(frozen=True)
 class Dropout(Layer):
     """While training, each element is 0 with chance `rate`, else scaled by ``1 / (1 - rate)``."""
 
@@ -193,10 +180,9 @@ def layer_from_dict(data: dict) -> Layer:
         raise NetError(f"unknown layer {word!r}; expected one of {', '.join(LAYERS)}")
     kind = LAYERS[word]
     options = {key: value for key, value in data.items() if key != "layer"}
-    known = [field.name for field in fields(kind)]
-    unknown = sorted(set(options) - set(known))
+    unknown = sorted(options.keys() - kind._fields)
     if unknown:
-        raise NetError(f"layer {word!r} has no option {', '.join(unknown)}; it has {', '.join(known) or 'none'}")
+        raise NetError(f"layer {word!r} has no option {', '.join(unknown)}; it has {', '.join(kind._fields) or 'none'}")
     try:
         return kind(**options)
     except TypeError as error:

@@ -1,27 +1,17 @@
-"""The learner: a net in its arena, with the verbs that users call."""
+"""The learner: a net in its arena, with the verbs that users call.
+
+Those for checkpoints import what they need when they are called, for it takes 0.35 MB of memory: JSON, and the modules.
+"""
 
 from __future__ import annotations
 
 import threading
 from array import array
-from collections.abc import Sequence
-from dataclasses import replace
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
-from edgerev import checkpoint, checkpoint_reader
 from edgerev.batch import Batch, Report, Values, answer, answers
 from edgerev.bijection import Bijection
-from edgerev.contents import (
-    Contents,
-    Inputs,
-    KeptTensors,
-    Memory,
-    Position,
-    check_alike,
-    check_finite,
-    contents,
-    to_metadata,
-)
 from edgerev.errors import CheckpointError, NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
@@ -29,9 +19,14 @@ from edgerev.losses import Loss
 from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
+from edgerev.position import Inputs, Memory, Position
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
+
+if TYPE_CHECKING:
+    from edgerev.checkpoint_reader import Whole
+    from edgerev.contents import Contents
 
 
 class Learner(Bijection):
@@ -324,14 +319,24 @@ class Learner(Bijection):
         CheckpointError
             It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
+        from edgerev import checkpoint
+        from edgerev.contents import KeptTensors, to_metadata
+
+        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
+        self.export(path, lambda runtime: checkpoint.save(path, KeptTensors(runtime), metadata))
+
+    @exclusive
+    def export(self, path: str, write: Callable[[Runtime], None]) -> None:
+        """Call `write`, which makes a file of any kind from the arena, while a whole model is there; see `save`."""
+        from edgerev.contents import check_finite
+
         if self._torn:
             raise CheckpointError(
                 f"{path} was not written: a failed step left the model half updated; expected a whole one; load the "
                 "last checkpoint"
             )
         check_finite(path, self.runtime)
-        metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
-        checkpoint.save(path, KeptTensors(self.runtime), metadata)
+        write(self.runtime)
 
     @exclusive
     def restore(self, path: str) -> None:
@@ -343,19 +348,30 @@ class Learner(Bijection):
             The file is damaged, or belongs to another net, optimizer or loss: the learner is as it was. If it cannot
             be read to its end, the learner is refused until another one is restored.
         """
-        with checkpoint_reader.verified(path) as whole:
+        from edgerev.checkpoint_reader import verified
+        from edgerev.contents import contents
+
+        with verified(path) as whole:
             self._take(whole, contents(whole))
 
-    def _take(self, whole: checkpoint_reader.Whole, found: Contents) -> None:
+    def _take(self, whole: Whole, found: Contents) -> None:
+        from edgerev.checkpoint_reader import check_fit, read
+        from edgerev.contents import KeptTensors, check_alike
+
         check_alike(whole.path, found, self.net, self.recipe)
         tensors = KeptTensors(self.runtime)
-        checkpoint_reader.check_fit(whole, tensors)
-        self._torn = True  # should reading end midway
-        checkpoint_reader.read(whole, tensors)
+        check_fit(whole, tensors)
+        self.replace(lambda _: read(whole, tensors))
+        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
+
+    @exclusive
+    def replace(self, read: Callable[[Runtime], None]) -> None:
+        """Call `read`, which fills the arena with another state of this model; if it fails, the learner is refused."""
+        self._torn = True
+        read(self.runtime)
         self._torn, self._stale = False, self.net.head.kind == "ridge"
         self._set_loss_weights()
         self.rate_factor = 1.0
-        self.classes, self.inputs, self.position = found.classes, found.inputs, found.position
 
     @classmethod
     def load(
@@ -369,15 +385,19 @@ class Learner(Bijection):
         CheckpointError
             The file is missing, damaged, or of another version.
         """
-        with checkpoint_reader.verified(path) as whole:
+        from edgerev.checkpoint_reader import verified
+
+        with verified(path) as whole:
             return cls.read(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
 
     @classmethod
     def read(
-        cls, whole: checkpoint_reader.Whole, *, budget: int | str | None = None,
+        cls, whole: Whole, *, budget: int | str | None = None,
         schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0,
     ) -> Learner:
         """Return the learner that a checkpoint that is open holds; see `load`."""
+        from edgerev.contents import contents
+
         found, learner = contents(whole), cls.__new__(cls)
         given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
         learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
@@ -386,4 +406,4 @@ class Learner(Bijection):
 
     def move_to(self, **position: Any) -> None:
         """Remember where training is; `Position` has the names."""
-        self.position = replace(self.position, **position)
+        self.position = self.position.replace(**position)

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar
 
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import LossKind
 from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, finite32, settle
+from edgerev.value import Value
 
 
-@dataclass(frozen=True)
-class Loss:
+class Loss(Value):
     """Base of the losses.
 
     Attributes
@@ -36,7 +35,6 @@ class Loss:
         return self.number == LossKind.CROSS_ENTROPY
 
 
-@dataclass(frozen=True)
 class _Smoothed(Loss):
     smoothing: float = 0.0
 
@@ -45,21 +43,18 @@ class _Smoothed(Loss):
         settle(self, smoothing=(finite32, 0, BELOW_ONE))
 
 
-@dataclass(frozen=True)
 class CrossEntropy(_Smoothed):
     """Softmax cross-entropy; `smoothing` spreads that share of the target over all classes (Szegedy et al. 2016)."""
 
     number = LossKind.CROSS_ENTROPY
 
 
-@dataclass(frozen=True)
 class BinaryCrossEntropy(_Smoothed):
     """Cross-entropy of each output on its own, for several labels at once; `smoothing` pulls targets to 1/2."""
 
     number = LossKind.BINARY_CROSS_ENTROPY
 
 
-@dataclass(frozen=True)
 class MeanSquaredError(Loss):
     """Mean over outputs of the squared difference."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from functools import cache
 from typing import NamedTuple
 
@@ -72,7 +71,7 @@ class Sequential:
 
     def forward(self, context: Context, x: int) -> list[int]:
         """Emit the forward pass; return the input and each layer's output."""
-        context, activations = replace(context, streams=self.streams), [x]
+        context, activations = context._replace(streams=self.streams), [x]
         for index, lowered in enumerate(self.layers):
             if self._passes(lowered, context) or self._fused(index):
                 activations.append(activations[-1])
@@ -107,7 +106,7 @@ class Sequential:
         dx : tensor for the gradient of the input, or none
         add : whether to add to what `dx` holds
         """
-        context = replace(context, streams=self.streams)
+        context = context._replace(streams=self.streams)
         for index in reversed(range(len(self.layers))):
             lowered, x = self.layers[index], activations[index]
             if self._passes(lowered, context) or self._masked(index + 1):

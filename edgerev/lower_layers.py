@@ -6,7 +6,6 @@ A layer knows nothing of couplings or schedules; `edgerev.lower_function` string
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from edgerev import layers
@@ -58,8 +57,7 @@ class FusedSGD(NamedTuple):
 Gradient = list[int] | FusedSGD  # a tensor for each parameter of a layer, or none
 
 
-@dataclass(frozen=True)
-class Context:
+class Context(NamedTuple):
     """What lowering a layer needs to know of its surroundings.
 
     Attributes

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
 from typing import Literal, NamedTuple
 
 from edgerev.errors import NetError
 from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
 from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, of_type, settle, whole
+from edgerev.value import Value
 
 StateType = Literal["int32", "int16", "float32"]
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(Value):
     """A coupling block: ``y1 = x1 + F(x2)``, ``y2 = x2 + G(y1)`` (RevNet, Gomez et al. 2017, eq. 6).
 
     F and G are the layers given here times `Net.branch_scale`.
@@ -48,8 +47,7 @@ class Block:
         }
 
 
-@dataclass(frozen=True)
-class Squeeze:
+class Squeeze(Value):
     """Space to depth: halves width (and height), and multiplies channels by 2 (or 4); invertible."""
 
     def to_dict(self) -> dict:
@@ -57,8 +55,7 @@ class Squeeze:
         return {"squeeze": 2}
 
 
-@dataclass(frozen=True)
-class Head:
+class Head(Value):
     """What turns the backbone's output into answers.
 
     Parameters
@@ -91,8 +88,7 @@ class Function(NamedTuple):
     target: int
 
 
-@dataclass(frozen=True)
-class Net:
+class Net(Value):
     """A reversible network.
 
     Parameters
@@ -114,7 +110,6 @@ class Net:
     backbone: tuple[Block | Squeeze, ...]
     head: Head
     state: StateType = "int32"
-    half_shape: Shape = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         of_type("input_shape", self.input_shape, (tuple, list), "(28, 28, 1)", NetError)
@@ -134,9 +129,14 @@ class Net:
         shape = self.stem.output_shape(self.input_shape)
         if shape[-1] % 2:
             raise NetError(f"stem {self.stem}: an odd number of channels cannot be split in halves; use an even one")
-        object.__setattr__(self, "half_shape", (*shape[:-1], shape[-1] // 2))
         for _ in self.functions():
             pass
+
+    @property
+    def half_shape(self) -> Shape:
+        """Shape of one half of the state at the start."""
+        shape = self.stem.output_shape(self.input_shape)
+        return (*shape[:-1], shape[-1] // 2)
 
     def stages(self) -> Iterator[Shape]:
         """Yield the shape of one half of the state at the start and after each squeeze."""
@@ -190,10 +190,7 @@ class Net:
         return {
             "input_shape": list(self.input_shape), "stem": self.stem.to_dict(),
             "backbone": [part.to_dict() for part in self.backbone],
-            "head": {
-                "outputs": self.head.outputs, "pool": self.head.pool, "kind": self.head.kind, "ridge": self.head.ridge,
-            },
-            "state": self.state,
+            "head": self.head.to_dict(), "state": self.state,
         }
 
     @classmethod

@@ -40,7 +40,7 @@ def finite32(name: str, value: Any, low: float, high: float, error: type[UsageEr
 def settle(
     part: Any, error: type[UsageError] = UsageError, **ranges: tuple[Callable[..., int | float], float, float],
 ) -> None:
-    """Check fields of a frozen dataclass, and keep them as plain numbers.
+    """Check fields of a `Value`, and keep them as plain numbers.
 
     Parameters
     ----------

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import ScheduleKind, UpdateKind
 from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, INT32_MAX, TINY, finite32, settle, whole
+from edgerev.value import Value
 
 
 def _need(condition: bool, message: str) -> None:
@@ -15,8 +15,7 @@ def _need(condition: bool, message: str) -> None:
         raise UsageError(message)
 
 
-@dataclass(frozen=True)
-class RateSchedule:
+class RateSchedule(Value):
     """Learning rate over steps: a linear warm-up, then constant, or a cosine down to ``floor * rate``.
 
     Parameters
@@ -42,8 +41,7 @@ class RateSchedule:
         return ScheduleKind[self.kind.upper()]
 
 
-@dataclass(frozen=True)
-class Clip:
+class Clip(Value):
     """Shrink gradients whose norm passes a limit.
 
     Parameters
@@ -62,8 +60,7 @@ class Clip:
         _need(self.kind in known, f"clip {self.kind!r}: expected function, global or adaptive")
 
 
-@dataclass(frozen=True)
-class Optimizer:
+class Optimizer(Value):
     """Base of the optimizers.
 
     Attributes
@@ -90,7 +87,6 @@ class Optimizer:
             settle(self, **{share: (finite32, 0, BELOW_ONE)})  # type: ignore[arg-type]
 
 
-@dataclass(frozen=True)
 class SGD(Optimizer):
     """Gradient descent with momentum (Sutskever et al. 2013); `weight_decay` is added to the gradient."""
 
@@ -112,7 +108,6 @@ class SGD(Optimizer):
         return {"beta1": self.momentum, "decay": self.weight_decay, "nesterov": self.nesterov}
 
 
-@dataclass(frozen=True)
 class AdamW(Optimizer):
     """Adam with decoupled weight decay (Loshchilov and Hutter 2019)."""
 
@@ -136,7 +131,6 @@ class AdamW(Optimizer):
         return {"beta1": self.beta1, "beta2": self.beta2, "epsilon": self.epsilon, "decay": self.weight_decay}
 
 
-@dataclass(frozen=True)
 class Lion(Optimizer):
     """Sign of an interpolated momentum (Chen et al. 2023, algorithm 2), with decoupled weight decay."""
 

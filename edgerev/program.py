@@ -8,7 +8,6 @@ part of the memory that is promised. `edgerev.kernels.layout` defines the column
 
 from __future__ import annotations
 
-import json
 import sys
 from array import array
 from collections.abc import Iterator
@@ -310,6 +309,8 @@ class Program:
 
     def to_bytes(self) -> bytes:
         """Return the program as bytes: a line of JSON, then the two tables, little-endian."""
+        import json  # 0.14 MB, which a process that builds its own program does without
+
         header = {
             "format": FORMAT, "batch": self.batch, "threads": self.threads, "trainable": self.trainable,
             "names": self.names, "blocks": self.blocks,
@@ -326,6 +327,8 @@ class Program:
     @classmethod
     def from_bytes(cls, data: bytes) -> Program:
         """Read what `to_bytes` wrote."""
+        import json
+
         line, _, tables = data.partition(b"\n")
         header = json.loads(line)
         if header["format"] != FORMAT:

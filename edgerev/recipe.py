@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
 from edgerev.numbers import FLOAT32_MAX, INT32_MAX, finite32, of_type, settle, whole
 from edgerev.optimizers import SGD, Clip, Optimizer, RateSchedule
+from edgerev.value import Value
 
 
-@dataclass(frozen=True)
-class Augment:
+class Augment(Value):
     """Random changes to each training sample, drawn by the kernels from seed and step.
 
     Parameters
@@ -35,8 +33,7 @@ class Augment:
         )
 
 
-@dataclass(frozen=True)
-class Recipe:
+class Recipe(Value):
     """Everything besides the net that decides what a training step computes.
 
     Parameters
@@ -47,11 +44,11 @@ class Recipe:
     """
 
     batch: int = 16
-    optimizer: Optimizer = field(default_factory=SGD)
-    rate_schedule: RateSchedule = field(default_factory=RateSchedule)
+    optimizer: Optimizer = SGD()
+    rate_schedule: RateSchedule = RateSchedule()
     clip: Clip | None = None
-    loss: Loss = field(default_factory=CrossEntropy)
-    augment: Augment = field(default_factory=Augment)
+    loss: Loss = CrossEntropy()
+    augment: Augment = Augment()
     atomic: bool = False
 
     def __post_init__(self) -> None:
@@ -64,8 +61,7 @@ class Recipe:
             of_type(name, getattr(self, name), kind, example, UsageError)
 
 
-@dataclass(frozen=True)
-class Schedule:
+class Schedule(Value):
     """How a step is carried out; it never changes the bits of the result, unless the state is float32.
 
     A float32 state is rebuilt with rounding errors, which stored activations are without.

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-import weakref
 from array import array
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgerev.arena import Plan
 from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
@@ -17,7 +16,9 @@ from edgerev.kernels.library import Kernels
 from edgerev.machine import read_memory, release_freed
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
-from edgerev.team import Call, Team
+
+if TYPE_CHECKING:
+    from edgerev.team import Call, Team
 
 SPINS = 1000  # of a waiting thread, some 40 us; then it yields, or more threads than cores would cost milliseconds
 _CODES: dict[DType, Any] = {DType.F32: "f", DType.I32: "i", DType.I16: "h", DType.I64: "q", DType.F64: "d"}
@@ -123,9 +124,16 @@ class Runtime:
             (kernels or library.load()).run, self._rows, self._tensors, self._base, threads,
             self._address("status"), self._address("barrier"),
         )
-        self._team = Team(self._call, threads) if threads > 1 else None
-        if self._team is not None:
-            weakref.finalize(self, self._team.close)
+        self._team = self._make_team() if threads > 1 else None
+
+    def _make_team(self) -> Team:
+        from weakref import finalize  # with queue, which a team needs, it takes 0.15 MB of memory
+
+        from edgerev.team import Team
+
+        team = Team(self._call, self.threads)
+        finalize(self, team.close)
+        return team
 
     # -- memory -----------------------------------------------------------------------------------------------
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
-from dataclasses import replace
 from operator import attrgetter
 from typing import NamedTuple
 
@@ -73,7 +72,7 @@ def choose(
     if budget is not None:
         schedule = search.fastest(budget)
     elif isinstance(schedule, str):
-        schedule = replace(search.usual(recipe.batch), stored=net.depth if schedule == "stored" else 0)
+        schedule = search.usual(recipe.batch).replace(stored=net.depth if schedule == "stored" else 0)
     program = lower(net, recipe, schedule)
     return Choice(schedule, program, plan(program, data_bytes))
 
@@ -101,7 +100,7 @@ class _Search:
         """Return the fastest schedule that fits; BudgetError if none does."""
         usual = self.usual(self.recipe.batch)
         # first, for storing all may take less than storing most: nothing is computed again, so the program is shorter
-        stored = replace(usual, stored=self.net.depth)
+        stored = usual.replace(stored=self.net.depth)
         if self.attempt(stored).arena_bytes <= budget:
             return stored
         smallest = self.attempt(usual)
@@ -121,11 +120,11 @@ class _Search:
         low, high = 0, max(self.net.depth - 1, 0)
         while low < high:
             middle = (low + high + 1) // 2
-            if self.attempt(replace(reversible, stored=middle)).arena_bytes <= budget:
+            if self.attempt(reversible.replace(stored=middle)).arena_bytes <= budget:
                 low = middle
             else:
                 high = middle - 1
-        return replace(reversible, stored=low)
+        return reversible.replace(stored=low)
 
     def smaller(self) -> Iterator[_Sized]:
         """Yield schedules from fast to slow, as long as they become smaller.
@@ -138,7 +137,7 @@ class _Search:
             best: _Sized | None = None
             usual = self.usual(micro_batch)
             for chunk in _divisors(micro_batch, usual.chunk):
-                sized = self.attempt(replace(usual, chunk=chunk))
+                sized = self.attempt(usual.replace(chunk=chunk))
                 if best is not None and sized.arena_bytes > best.arena_bytes:
                     break
                 best = sized
@@ -154,13 +153,13 @@ class _Search:
         parts = [
             part
             for whole in self.net.backbone
-            for part in ([replace(whole, repeat=1)] * whole.repeat if isinstance(whole, Block) else [whole])
+            for part in ([whole.replace(repeat=1)] * whole.repeat if isinstance(whole, Block) else [whole])
         ]
         low, high = 0, len(parts) - 1
         while low < high:
             middle = (low + high + 1) // 2
             try:
-                shorter = replace(self.net, backbone=tuple(parts[:middle]))
+                shorter = self.net.replace(backbone=tuple(parts[:middle]))
                 fits = self.attempt(schedule, shorter).arena_bytes <= budget
             except NetError:
                 fits = False

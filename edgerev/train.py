@@ -12,7 +12,7 @@ from typing import NamedTuple, Protocol
 from edgerev.checkpoint import rehearse
 from edgerev.checkpoint_reader import verified
 from edgerev.config import Config
-from edgerev.contents import Inputs, KeptTensors, stored_sample_bytes
+from edgerev.contents import KeptTensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
 from edgerev.continual.scenarios import Experience, class_incremental
 from edgerev.data import Dataset, Permutation, Records
@@ -24,6 +24,7 @@ from edgerev.kernels import library
 from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind
 from edgerev.learner import Learner
 from edgerev.net import Net
+from edgerev.position import Inputs
 from edgerev.program import Region
 from edgerev.tools.memory import peak_rss_bytes, rss_bytes
 

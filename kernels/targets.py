@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass, field, replace
 
 from edgerev.errors import UsageError
+from edgerev.value import Value
 
 
-@dataclass(frozen=True)
-class Target:
+class Target(Value):
     """A processor as the compiler sees it.
 
     Attributes
@@ -36,7 +35,7 @@ class Target:
     width: int
     tile_rows: int
     tile_vectors: int
-    requires: frozenset[str] = field(repr=False)  # cached objects are named by repr, and a set has no fixed order
+    requires: tuple[str, ...]
     generic: bool = True
     libc: str = "2.17"
 
@@ -66,20 +65,20 @@ class Target:
 
 
 X86, ARM64, ARM32 = "x86_64-linux-gnu", "aarch64-linux-gnu", "armv7-unknown-linux-gnueabihf"
-V2 = frozenset(["cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3"])
-V3 = V2 | frozenset(["abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave"])
-V4 = V3 | frozenset(["avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl"])
-ARMV8 = frozenset(("fp", "asimd"))
-ARMV8_1 = ARMV8 | frozenset(("crc32",))  # what every Cortex-A53, A57 and A72 has
-ARMV8_2 = ARMV8_1 | frozenset(("atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp"))
-ARMV7 = frozenset(("vfpv3", "vfpv4", "idiva", "idivt"))
+V2 = ("cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3")
+V3 = (*V2, "abm", "avx", "avx2", "bmi1", "bmi2", "f16c", "fma", "movbe", "xsave")
+V4 = (*V3, "avx512bw", "avx512cd", "avx512dq", "avx512f", "avx512vl")
+ARMV8 = ("fp", "asimd")
+ARMV8_1 = (*ARMV8, "crc32")  # what every Cortex-A53, A57 and A72 has
+ARMV8_2 = (*ARMV8_1, "atomics", "fphp", "asimdhp", "asimdrdm", "lrcpc", "asimddp")
+ARMV7 = ("vfpv3", "vfpv4", "idiva", "idivt")
 
 AARCH64 = Target("aarch64", ARM64, "generic", "+neon", 4, 8, 2, ARMV8)
 X86_64_V2 = Target("x86-64-v2", X86, "x86-64-v2", "", 4, 4, 1, V2)
 X86_64_V3 = Target("x86-64-v3", X86, "x86-64-v3", "", 8, 6, 2, V3)
 X86_64_V4 = Target("x86-64-v4", X86, "x86-64-v4", "", 16, 8, 2, V4)
 # Every 32-bit Raspberry Pi since the second: Cortex-A7 has all that these have in common.
-ARMV7_NEON = Target("armv7", ARM32, "cortex-a7", "+neon,+vfp4", 4, 4, 2, ARMV7 | {"neon"})
+ARMV7_NEON = Target("armv7", ARM32, "cortex-a7", "+neon,+vfp4", 4, 4, 2, (*ARMV7, "neon"))
 # NEON sets denormal numbers to zero, so only this one gives the bits of the others for every input.
 ARMV7_VFP = Target("armv7-vfp", ARM32, "cortex-a7", "-neon,+vfp4", 4, 6, 1, ARMV7)
 
@@ -124,7 +123,7 @@ def named(name: str) -> Target:
             f"target {base!r} is an ARMv6 processor, without vectors or fused multiply-add, and has no kernels; "
             f"expected one of {', '.join(TARGETS)}: take a Raspberry Pi Zero 2 W, or a Pi 2 or later"
         )
-    return replace(TARGETS[base], name=name, width=int(width)) if width else TARGETS[base]
+    return TARGETS[base].replace(name=name, width=int(width)) if width else TARGETS[base]
 
 
 def architecture() -> str:
@@ -166,7 +165,8 @@ def usable(names: Iterable[str]) -> list[str]:
         As `named` does.
     """
     own, features = architecture(), processor_features()
-    found = [target for target in map(named, names) if target.architecture == own and target.requires <= features]
+    known = [target for target in map(named, names) if target.architecture == own]
+    found = [target for target in known if features.issuperset(target.requires)]
     return [target.name for target in sorted(found, key=lambda target: (-len(target.requires), target.generic))]
 
 
@@ -187,6 +187,6 @@ def host_target() -> Target:
         raise LookupError(f"no kernels for processor {os.uname().machine!r}; expected x86_64, aarch64 or ARMv7")
     found = usable(target.name for target in own)
     if not found:
-        lacks = ", ".join(sorted(own[-1].requires - processor_features()))
+        lacks = ", ".join(sorted({*own[-1].requires} - processor_features()))
         raise LookupError(f"this processor lacks {lacks}, which the kernels for {own[-1].name} need")
     return TARGETS[found[0]]

@@ -1,7 +1,5 @@
 """Run one program compiled and interpreted, from the same bytes, and compare tensors."""
 
-from dataclasses import replace
-
 import numpy as np
 
 import naive
@@ -34,7 +32,7 @@ CORRECTIONS = 6e-5
 
 def build(net, recipe, schedule=None, threads=1, seed=1):
     """Return a Runtime of `net` with initial weights."""
-    schedule = replace(schedule or Schedule(recipe.batch, recipe.batch), threads=threads)
+    schedule = (schedule or Schedule(recipe.batch, recipe.batch)).replace(threads=threads)
     runtime = start(lower(net, recipe, schedule), threads, seed)
     if recipe.loss.weights is not None:
         by_name(runtime, "loss.weights")[...] = recipe.loss.weights

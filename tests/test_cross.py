@@ -4,7 +4,6 @@ The first run compiles kernels and a C library for aarch64 (one to two minutes o
 tests do it for every target (half a minute each).
 """
 
-import dataclasses
 import hashlib
 import os
 import re
@@ -31,6 +30,7 @@ from edgerev.optimizers import OPTIMIZERS
 from edgerev.program import Region
 from edgerev.recipe import Schedule
 from edgerev.runtime import Runtime
+from edgerev.value import Value
 from harness import Bench, set_batch, tensor
 
 DRIVER = Path(__file__).parent / "c" / "run_program.c"
@@ -165,8 +165,8 @@ def test_long_cases_have_everything():
     def words(value):
         if isinstance(value, tuple | list):
             return set().union(*map(words, value))
-        if dataclasses.is_dataclass(value):
-            return {type(value)}.union(*(words(getattr(value, field.name)) for field in dataclasses.fields(value)))
+        if isinstance(value, Value):
+            return {type(value)}.union(*(words(getattr(value, field)) for field in value._fields))
         return {value} if isinstance(value, str) else set()
 
     found = words([case[:2] for case in LONG.values()])

@@ -1,7 +1,6 @@
 """The inverse is bit-exact at any depth, before and after training, for any threads; and steps allocate nothing."""
 
 import ctypes
-import dataclasses
 
 import elf
 import numpy as np
@@ -175,7 +174,7 @@ def test_a_step_allocates_nothing(name):
     if mallinfo2 is None:
         pytest.skip("the C library has no mallinfo2 (glibc 2.33)")
     mallinfo2.restype = MallInfo
-    net = dataclasses.replace(deep(name, 4), head=Head(4, kind="ridge"))
+    net = deep(name, 4).replace(head=Head(4, kind="ridge"))
     runtime = harness.build(net, Recipe(batch=4, optimizer=AdamW(1e-4), clip=Clip(1.0, "global")))
     harness.set_batch(runtime, np.random.default_rng(0))
     sections = [runtime.program.sections[section] for section in ("train", "encode", "forward", "ridge_add")]

@@ -13,6 +13,7 @@ MIB = 1 << 20
 STEADY = """
     import json, sys
     import numpy as np
+    import edgerev.contents  # saving would import it midway
     from edgerev import SGD, AdamW, Learner, preset
     from edgerev.kernels import library
     from edgerev.tools.memory import peak_rss_bytes, reset_peak_rss, rss_bytes

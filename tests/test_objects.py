@@ -1,6 +1,5 @@
 """Where compiled kernels are kept, and what happens when they cannot be; nothing is compiled here for real."""
 
-import dataclasses
 import os
 import subprocess
 import sys
@@ -59,7 +58,7 @@ def test_a_damaged_object_is_compiled_again(folder, compiled):
 
 
 def test_the_name_depends_on_the_target(folder):
-    other = dataclasses.replace(AARCH64, tile_rows=4)
+    other = AARCH64.replace(tile_rows=4)
     assert objects.object_path(other) != objects.object_path(AARCH64)
 
 
@@ -123,7 +122,7 @@ def test_no_home(monkeypatch):
 
 def test_a_compiler_that_fails_leaves_nothing(folder, capsys):
     with pytest.raises(KernelError, match=r"for zx81 failed(?s:.)*KeyError: 'zx81'"):
-        objects.build(dataclasses.replace(AARCH64, name="zx81"))
+        objects.build(AARCH64.replace(name="zx81"))
     assert capsys.readouterr().err == "edgerev: compiling kernels for zx81, once; about 20 s\n"
     assert [file.name for file in folder.iterdir()] == ["zx81.lock"]
 

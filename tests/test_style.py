@@ -60,7 +60,10 @@ def test_no_fast_math_where_the_decorator_is():
     assert not any(values)
 
 
-@pytest.mark.parametrize("module", ["edgerev.kernels.layout", "edgerev.program", "edgerev.cli"])
+LIGHT = ["edgerev.kernels.layout", "edgerev.program", "edgerev.cli", "edgerev.deploy.c_model"]
+
+
+@pytest.mark.parametrize("module", LIGHT)
 def test_light_modules_stay_light(module):
     code = f"import sys, {module}; print(*sorted({{'numpy', 'numba', 'llvmlite'}} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)

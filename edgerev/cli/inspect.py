@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 
 HELP = "show what is in a checkpoint"
@@ -28,7 +27,7 @@ def run(args: argparse.Namespace) -> int:
     tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in entries.items()}
     figures = {
         "net": net.to_dict(), "recipe": json.loads(metadata["recipe"]), "classes": classes,
-        "inputs": inputs._asdict(), "position": dataclasses.asdict(position), "memory": json.loads(metadata["memory"]),
+        "inputs": inputs._asdict(), "position": position.to_dict(), "memory": json.loads(metadata["memory"]),
         "bytes": sum(entry.nbytes for entry in entries.values()), "tensors": tensors,
     }
     if args.json:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 
 from edgerev.errors import UsageError
 
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
         print_json({
             "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes, "regions": regions,
             "parameters": choice.program.trainable, "instructions": len(choice.program),
-            "schedule": dataclasses.asdict(choice.schedule),
+            "schedule": choice.schedule.to_dict(),
         })  # fmt: skip
         return 0
     print(f"arena       {plan.arena_bytes:>12,d} B for {choice.program.trainable:,d} parameters, batch {recipe.batch}")
@@ -83,8 +82,8 @@ def _describe(args: argparse.Namespace):
             "a configuration leaves the shape of the data open; add --data, or --input such as --input 28x28x1"
         )
     net, recipe = config.make_net(shape, outputs), config.make_recipe(1)
-    net = dataclasses.replace(net, state=args.state) if args.state else net
-    recipe = dataclasses.replace(recipe, batch=args.batch) if args.batch is not None else recipe
+    net = net.replace(state=args.state) if args.state else net
+    recipe = recipe.replace(batch=args.batch) if args.batch is not None else recipe
     options = {"budget": config.train.budget, "schedule": config.train.schedule, "threads": config.train.threads}
     if records is not None:
         from edgerev.data.feed import staging_bytes

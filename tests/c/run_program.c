@@ -9,56 +9,16 @@
  * Exit code 0, or 1 (bad usage or file), or 2 (the caller's rounding was changed), or 3 (a row reported a status, which
  * is printed).
  */
+#include "../../deploy/c/edgerev.h"
+#include "count_allocations.h"
+
 #include <fenv.h>
 #include <pthread.h>
 #include <sched.h>
-#include <stdatomic.h>
-#include <stdint.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/syscall.h>
-#include <unistd.h>
 
-enum { HEADER = 5, MOST_RUNS = 64, MOST_THREADS = 16, BARRIER_SPINS = 256, BARRIER_YIELD = 258, STATUS_LINE = 32 };
-
-int32_t edgerev_run(const int32_t *rows, const int64_t *tensors, uint8_t *arena, intptr_t first, intptr_t last,
-                    intptr_t n, intptr_t thread, intptr_t threads, int32_t *status, int32_t *barrier);
-
-/* The allocator of this program: memory that is never given back, and a count of the calls. */
-static atomic_long calls;
-static atomic_size_t used;
-static uint8_t heap[1 << 20] __attribute__((aligned(64)));
-
-void *aligned_alloc(size_t alignment, size_t size) {
-    (void)alignment;
-    atomic_fetch_add(&calls, 1);
-    size_t start = atomic_fetch_add(&used, (size + 63) / 64 * 64);
-    return start + size <= sizeof heap ? heap + start : NULL;
-}
-void *malloc(size_t size) { return aligned_alloc(64, size); }
-void *calloc(size_t count, size_t size) { return malloc(count * size); /* never used before, so zero */ }
-void *memalign(size_t alignment, size_t size) { return aligned_alloc(alignment, size); }
-int posix_memalign(void **result, size_t alignment, size_t size) {
-    *result = aligned_alloc(alignment, size);
-    return *result ? 0 : 12;
-}
-void *realloc(void *old, size_t size) {
-    uint8_t *fresh = malloc(size);
-    uint8_t *source = old, *end = heap + sizeof heap;
-    for (size_t i = 0; fresh && source && i < size && source + i < end; i++) fresh[i] = source[i];
-    return fresh;
-}
-void free(void *block) { (void)block; }
-void *mmap(void *where, size_t size, int protection, int flags, int file, off_t offset) {
-    atomic_fetch_add(&calls, 1);
-#ifdef SYS_mmap2 /* of 32-bit systems: the offset is in pages */
-    return (void *)syscall(SYS_mmap2, where, size, protection, flags, file, offset / 4096);
-#else
-    return (void *)syscall(SYS_mmap, where, size, protection, flags, file, offset);
-#endif
-}
+enum { HEADER = 5, MOST_RUNS = 64 };
 
 typedef struct { intptr_t first, last, n, times; } Run;
 
@@ -66,7 +26,7 @@ static int64_t header[HEADER];
 static uint8_t *arena;
 static Run runs[MOST_RUNS];
 static int run_count, thread_count;
-static int32_t failed[MOST_THREADS];
+static int32_t failed[EDGEREV_MAX_THREADS];
 static atomic_int changed;
 
 static pthread_barrier_t gate; /* so that calls are counted while all threads run sections, and only then */
@@ -98,7 +58,7 @@ int main(int count, char **words) {
         return fprintf(stderr, "the image is cut off\n"), 1;
     fclose(file);
     thread_count = atoi(words[3]);
-    if (thread_count < 1 || thread_count > MOST_THREADS) return fprintf(stderr, "THREADS: expected 1 .. 16\n"), 1;
+    if (thread_count < 1 || thread_count > EDGEREV_MAX_THREADS) return fprintf(stderr, "THREADS: expected 1 .. 16\n"), 1;
     for (int i = 4; i < count; i++) {
         Run *run = &runs[run_count++];
         if (sscanf(words[i], "%td:%td:%td:%td", &run->first, &run->last, &run->n, &run->times) != 4)
@@ -106,11 +66,11 @@ int main(int count, char **words) {
     }
     int32_t *barrier = (int32_t *)(arena + header[4]);
     int (*hook)(void) = yield;
-    barrier[BARRIER_SPINS] = 100;
-    memcpy(barrier + BARRIER_YIELD, &hook, sizeof hook);
+    barrier[EDGEREV_BARRIER_SPINS] = 100;
+    memcpy(barrier + EDGEREV_BARRIER_YIELD, &hook, sizeof hook);
 
     pthread_barrier_init(&gate, NULL, (unsigned)thread_count);
-    pthread_t others[MOST_THREADS];
+    pthread_t others[EDGEREV_MAX_THREADS];
     for (intptr_t thread = 1; thread < thread_count; thread++)
         if (pthread_create(&others[thread], NULL, work, (void *)thread)) return fprintf(stderr, "no threads\n"), 1;
     long before = atomic_load(&calls);
@@ -121,7 +81,7 @@ int main(int count, char **words) {
     printf("allocations %ld\n", during);
     if (atomic_load(&changed)) return fprintf(stderr, "the caller's rounding was changed\n"), 2;
     if (failed[0]) {
-        int32_t *status = (int32_t *)(arena + header[3]) + (failed[0] - 1) * STATUS_LINE;
+        int32_t *status = (int32_t *)(arena + header[3]) + (failed[0] - 1) * EDGEREV_STATUS_LINE;
         return fprintf(stderr, "status %d at row %d, sample %d\n", status[0], status[1], status[2]), 3;
     }
     file = fopen(words[2], "wb");

@@ -1,0 +1,233 @@
+"""A model as two plain files for C: the program, and what training changes; edgerev.h describes both.
+
+`model.program` holds the tables of the arena as they are in memory, so C reads them straight into place. Parameters
+fit every program of the same net, kind of optimizer and kind of loss, as a checkpoint does: batch, budget, rates and
+augmentation may differ.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import struct
+from binascii import crc32
+from collections.abc import Iterable, Iterator
+
+from edgerev.contents import KEPT, facts
+from edgerev.errors import CheckpointError, UsageError
+from edgerev.files import fsync_folder, open_exclusive, read_at, unlink_own, write_all
+from edgerev.kernels import layout
+from edgerev.kernels.layout import Op
+from edgerev.learner import Learner
+from edgerev.program import Program, Region
+from edgerev.runtime import Runtime
+
+PROGRAM_FILE, PARAMETERS_FILE = "model.program", "model.parameters"
+PROGRAM_MAGIC, PARAMETERS_MAGIC = b"edgeprog", b"edgeparm"
+
+# The structs of edgerev.h, and how many of them an EdgerevProgram has room for.
+_PROGRAM, _PARAMETERS = struct.Struct("<8siIIiiiiiQ6q"), struct.Struct("<8siIQq")
+_SECTION, _TENSOR, _SPAN, _NAME = struct.Struct("<32s4i"), struct.Struct("<32s2q2i"), struct.Struct("<2q2i"), 32
+_SECTIONS, _TENSORS, _SPANS = 12, 16, 8
+_CHECKSUM_AT = 12
+# Tensors that a caller puts something into or reads; those that the program has.
+_NAMED = ("raw", "target", "probability", "report", "counters", "scalars", "input.mean", "input.scale", "loss.weights")
+_CHUNK_BYTES = 1 << 18
+
+
+def write_c_model(learner: Learner, folder: str | os.PathLike[str]) -> None:
+    """Write `model.program` and `model.parameters` to a folder, each whole or not at all.
+
+    Raises
+    ------
+    CheckpointError
+        The model is not whole or not finite, or a file could not be written.
+    UsageError
+        A name is too long for the file.
+    """
+    identity = _identity(learner)
+    program = _program(learner, identity)
+    path = os.path.join(folder, PARAMETERS_FILE)
+
+    def write(runtime: Runtime) -> None:
+        _write(os.path.join(folder, PROGRAM_FILE), program)
+        _write(path, _parameters(runtime, identity))
+
+    learner.export(path, write)
+
+
+def read_parameters(learner: Learner, path: str | os.PathLike[str]) -> None:
+    """Take parameters, optimizer, sums and counters from a file that C wrote; epoch and sample stay where they are.
+
+    Raises
+    ------
+    CheckpointError
+        The file is damaged or belongs to another model: the learner is as it was. If it cannot be read to its end,
+        the learner is refused until another one is restored.
+    """
+    path = os.fspath(path)
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot open {path} ({error}); expected parameters that a program in C saved; name another file"
+        ) from error
+    try:
+        _verify(path, fd, _identity(learner), sum(size for _, size, _ in _spans(learner.runtime)))
+        learner.replace(lambda runtime: _fill(path, fd, runtime))
+    except OSError as error:
+        raise CheckpointError(f"cannot read {path} ({error}); expected a file on a disk that works") from error
+    finally:
+        os.close(fd)
+
+
+# -- writing --------------------------------------------------------------------------------------------------------
+
+
+def _identity(learner: Learner) -> int:
+    """Return a number that models share whose parameters mean the same."""
+    import hashlib  # which loads OpenSSL: megabytes that training alone does without
+
+    text = json.dumps(facts(learner.net, learner.recipe), sort_keys=True)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "little")
+
+
+def _program(learner: Learner, identity: int) -> tuple[bytes | memoryview, ...]:
+    """Return the parts of the program's file: its header, the tables, the blocks' names."""
+    runtime = learner.runtime
+    program, offsets = runtime.program, runtime.plan.offsets
+    tables = runtime.region(Region.PROGRAM)
+    names = b"".join(_name(block) for block in program.blocks)
+    rows = runtime.plan.regions[Region.PROGRAM][0]
+    tensor_table = rows + -(-len(program.rows) * 4 // layout.ALIGNMENT) * layout.ALIGNMENT
+    status, barrier = (offsets[program.find(name)] for name in ("status", "barrier"))
+    header = bytearray(_PROGRAM.pack(
+        PROGRAM_MAGIC, layout.INTERFACE, 0, crc32(names, crc32(tables)), program.batch, program.threads,
+        learner.recipe.loss.number, _first_update(program), len(program.blocks), identity, runtime.plan.arena_bytes,
+        len(tables), rows, tensor_table, status, barrier,
+    ))  # fmt: skip
+    header += _table(_sections(program), _SECTION, _SECTIONS)
+    header += _table(_tensors(runtime), _TENSOR, _TENSORS)
+    header += _table((_SPAN.pack(*span, 0) for span in _spans(runtime)), _SPAN, _SPANS)
+    struct.pack_into("<I", header, _CHECKSUM_AT, crc32(header))
+    return bytes(header), tables, names
+
+
+def _table(entries: Iterable[bytes], entry: struct.Struct, most: int) -> bytes:
+    """Return a table with room for `most` entries."""
+    return b"".join(entries).ljust(most * entry.size, b"\0")
+
+
+def _sections(program: Program) -> Iterator[bytes]:
+    for name, (first, last) in program.sections.items():
+        yield _SECTION.pack(_name(name), first, last, program.most_samples[name], 0)
+
+
+def _tensors(runtime: Runtime) -> Iterator[bytes]:
+    for name in _NAMED:
+        if name in runtime.program.names:
+            number = runtime.program.find(name)
+            tensor = runtime.program.decode_tensor(number)
+            yield _TENSOR.pack(_name(name), runtime.plan.offsets[number], tensor.nbytes, tensor.dtype, tensor.stride)
+
+
+def _spans(runtime: Runtime) -> Iterator[tuple[int, int, bool]]:
+    """Yield offset and bytes of what training changes for good, and whether it must be finite float32."""
+    for name in ("counters", "scalars"):
+        number = runtime.program.find(name)
+        yield runtime.plan.offsets[number], runtime.program.decode_tensor(number).nbytes, False
+    for region in KEPT:
+        start, size = runtime.plan.regions[region]
+        if size:
+            yield start, size, region is Region.PARAMETERS
+
+
+def _name(name: str) -> bytes:
+    encoded = name.encode()
+    if len(encoded) >= _NAME:
+        raise UsageError(f"{name!r} has {len(encoded)} bytes; expected a name of at most {_NAME - 1}; shorten it")
+    return encoded.ljust(_NAME, b"\0")
+
+
+def _first_update(program: Program) -> int:
+    first, last = program.sections["train"]
+    ops = program.rows[first * layout.ROW + layout.OP : last * layout.ROW : layout.ROW]
+    return first + min((index for index, op in enumerate(ops) if op in (Op.UPDATE, Op.CONV_SGD)), default=len(ops))
+
+
+def _parameters(runtime: Runtime, identity: int) -> Iterator[bytes | memoryview]:
+    parts = [runtime.arena[start : start + size] for start, size, _ in _spans(runtime)]
+    checksum = 0
+    for part in parts:
+        checksum = crc32(part, checksum)
+    yield _PARAMETERS.pack(PARAMETERS_MAGIC, layout.INTERFACE, checksum, identity, sum(map(len, parts)))
+    yield from parts
+
+
+def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file that a power cut leaves as it was or as it will be."""
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.tmp")
+    try:
+        fd = open_exclusive(temporary, wait=True)
+        try:
+            for part in parts:
+                write_all(fd, memoryview(part))
+            os.fsync(fd)
+            os.replace(temporary, target)
+        finally:
+            unlink_own(fd, temporary)
+            os.close(fd)
+        fsync_folder(folder)
+    except OSError as error:
+        raise CheckpointError(
+            f"cannot write {path} ({error}); expected room for it in a folder that can be written; free some space or "
+            "name another folder"
+        ) from error
+
+
+# -- reading --------------------------------------------------------------------------------------------------------
+
+
+def _verify(path: str, fd: int, identity: int, size: int) -> None:
+    """Check all of a file of parameters."""
+    header, found = bytearray(_PARAMETERS.size), os.fstat(fd).st_size
+    read_at(fd, memoryview(header), 0)
+    magic, interface, checksum, model, there = _PARAMETERS.unpack(header)
+    size += _PARAMETERS.size
+    if magic != PARAMETERS_MAGIC:
+        problem = f"does not begin with {PARAMETERS_MAGIC.decode()}; expected parameters that a program in C saved"
+    elif interface != layout.INTERFACE:
+        problem = (
+            f"has interface version {interface}; expected {layout.INTERFACE}, that of this edgerev; use the version "
+            "that it was made with"
+        )
+    elif found >= _PARAMETERS.size and (model, there + _PARAMETERS.size) != (identity, size):
+        problem = (
+            "belongs to another net, kind of optimizer or kind of loss; expected those of this learner; load the "
+            "checkpoint that the model was made from"
+        )
+    elif found != size:
+        problem = f"has {found} bytes; expected {size}; it is cut off, or was changed: copy it again"
+    elif _checksum(fd) != checksum:
+        problem = "is damaged: its checksum is another one; copy it again, or go back to an older one"
+    else:
+        return
+    raise CheckpointError(f"{path} {problem}")
+
+
+def _checksum(fd: int) -> int:
+    chunk, at, checksum = memoryview(bytearray(_CHUNK_BYTES)), _PARAMETERS.size, 0
+    while count := read_at(fd, chunk, at):
+        checksum = crc32(chunk[:count], checksum)
+        at += count
+    return checksum
+
+
+def _fill(path: str, fd: int, runtime: Runtime) -> None:
+    at = _PARAMETERS.size
+    for start, size, _ in _spans(runtime):
+        if read_at(fd, runtime.arena[start : start + size], at) != size:
+            raise CheckpointError(f"{path} became shorter while it was read; copy it again")
+        at += size
