@@ -4,7 +4,7 @@ import struct
 from typing import NamedTuple
 
 SYMBOL_TABLE, ARM_ATTRIBUTES = 2, 0x70000003
-ARM_HARD_FLOAT = 28, 1  # Tag_ABI_VFP_args: floats are passed in VFP registers
+ARM_VECTORS, ARM_FLOATS = 12, 28  # build attributes: Tag_Advanced_SIMD_arch, Tag_ABI_VFP_args
 
 
 class Section(NamedTuple):
@@ -40,10 +40,10 @@ def undefined_symbols(data):
 
 
 def arm_attributes(data):
-    """Return the (tag, number) pairs of the build attributes for the whole file; those with text are left out."""
+    """Return the build attributes for the whole file by their tags; those with text are left out."""
     section = next(section for section in sections(data) if section.kind == ARM_ATTRIBUTES)
     at = data.index(b"aeabi\0", section.offset) + 6 + 5  # then the tag of the file's attributes, and their size
-    end, pairs = section.offset + section.size, set()
+    end, found = section.offset + section.size, {}
 
     def number():
         nonlocal at
@@ -60,5 +60,5 @@ def arm_attributes(data):
         if tag in (4, 5, 67):  # names of the processor, and of the standard
             at = data.index(b"\0", at) + 1
         else:
-            pairs.add((tag, number()))
-    return pairs
+            found[tag] = number()
+    return found

@@ -40,7 +40,7 @@ EMULATORS = {
     "rpi4": ("qemu-aarch64-static", "cortex-a72"), "rpi5": ("qemu-aarch64-static", "cortex-a76"),
     "jetson-nano": ("qemu-aarch64-static", "cortex-a57"),
     "jetson-orin": ("qemu-aarch64-static", "neoverse-n1"),  # like a Cortex-A76; there is no A78
-    "armv7": ("qemu-arm-static", "cortex-a7"), "armv7-vfp": ("qemu-arm-static", "max,neon=off"),
+    "armv7": ("qemu-arm-static", "cortex-a7"), "armv7-vfp": ("qemu-arm-static", "cortex-a7"),
     "x86-64-v2 on Nehalem": ("qemu-x86_64-static", "Nehalem"),
 }  # fmt: skip
 QUICK = ["aarch64", "x86-64-v3", *({host_target().name} - {"aarch64", "x86-64-v3"})]
@@ -224,7 +224,9 @@ def test_objects_are_small_and_need_nothing(target):
     # a library may have 1 MB; this says when kernels grow unawares. Without fused multiply-add there is twice the code.
     assert len(data) < (400_000 if named(target).fused else 500_000)
     if named(target).architecture == "arm":
-        assert elf.ARM_HARD_FLOAT in elf.arm_attributes(data)
+        attributes = elf.arm_attributes(data)
+        assert attributes[elf.ARM_FLOATS] == 1  # passed in registers
+        assert (elf.ARM_VECTORS in attributes) == ("neon" in named(target).requires)
 
 
 @pytest.mark.long

@@ -13,6 +13,7 @@ from edgerev.errors import UsageError
 from edgerev.kernels import layout, targets
 from edgerev.kernels.targets import TARGETS, host_target, named, processor_features, usable
 
+V2, V3, V4 = set(targets.V2), set(targets.V3), set(targets.V4)
 BOARDS = ["rpi-zero2w", "rpi4", "rpi5", "jetson-nano", "jetson-orin"]
 # AT_HWCAP as the boards' kernels report it
 PI3_32, PI4, PI5 = 0x3FB0D6, 0x887, 0x119FFF
@@ -62,13 +63,9 @@ def test_a_32_bit_process_gets_32_bit_kernels(kernel, machine):
     assert host_target().name == "armv7-vfp"
 
 
-def without(features, name):
-    return {*features} - {name}
-
-
 @pytest.mark.parametrize(("features", "name"), [
-    (targets.V4, "x86-64-v4"), (without(targets.V4, "avx512bw"), "x86-64-v3"), (targets.V3, "x86-64-v3"),
-    (without(targets.V3, "fma"), "x86-64-v2"), (targets.V2, "x86-64-v2"),
+    (V4, "x86-64-v4"), (V4 - {"avx512bw"}, "x86-64-v3"), (V3, "x86-64-v3"),
+    (V3 - {"fma"}, "x86-64-v2"), (V2, "x86-64-v2"),
 ])  # fmt: skip
 def test_the_best_level_of_x86(features, name, machine):
     machine("x86_64", features)
@@ -76,7 +73,7 @@ def test_the_best_level_of_x86(features, name, machine):
 
 
 def test_processors_without_kernels(machine):
-    machine("x86_64", without(targets.V2, "ssse3"))
+    machine("x86_64", V2 - {"ssse3"})
     with pytest.raises(LookupError, match="lacks ssse3, which the kernels for x86-64-v2 need"):
         host_target()
     machine("riscv64", ())
