@@ -46,7 +46,7 @@ class PlatformWheel(bdist_wheel):
         if "editable_wheel" in self.distribution.commands:
             return super().get_tag()  # it links to the sources, and no other machine sees it
         build_lib = self.get_finalized_command("build").build_lib
-        expression = f"platform_tag(find_target(generic_targets({platform.machine()!r})[0]))"
+        expression = f"platform_tag(named(generic_targets({platform.machine()!r})[0]))"
         return "py3", "none", ask(build_lib, expression)
 
 

@@ -18,11 +18,12 @@ from pathlib import Path
 
 from edgerev import __version__
 from edgerev.deploy import dependencies
-from edgerev.deploy.cross import archive_library, find_target, link_library
+from edgerev.deploy.cross import archive_library, link_library
 from edgerev.deploy.unit import UNIT, service
 from edgerev.deploy.wheel import make_wheel
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.layout import INTERFACE
+from edgerev.kernels.targets import named
 
 FORMAT = 1
 MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
@@ -109,7 +110,7 @@ def make(
     BundleError
         Dependencies cannot be downloaded.
     """
-    processor = find_target(target)
+    processor = named(target)
     check_output(output, replace=replace)
     unit = service(arguments) if arguments else ""
     versions = list(dict.fromkeys(pythons or dependencies.default_pythons(target)))
@@ -135,7 +136,7 @@ def make(
         seal(
             folder,
             Manifest(
-                __version__, INTERFACE, target, dependencies.machine(processor), versions, libc,
+                __version__, INTERFACE, target, processor.machine, versions, libc,
                 sorted(map(list, system.items())), bool(unit),
             ),
         )  # fmt: skip

@@ -15,9 +15,8 @@ from collections.abc import Iterable, Iterator
 
 from edgerev.contents import KEPT, facts
 from edgerev.errors import CheckpointError, UsageError
-from edgerev.files import fsync_folder, open_exclusive, read_at, unlink_own, write_all
+from edgerev.files import read_at, write_whole
 from edgerev.kernels import layout
-from edgerev.kernels.layout import Op
 from edgerev.learner import Learner
 from edgerev.program import Program, Region
 from edgerev.runtime import Runtime
@@ -41,19 +40,37 @@ def write_c_model(learner: Learner, folder: str | os.PathLike[str]) -> None:
     Raises
     ------
     CheckpointError
-        The model is not whole or not finite, or a file could not be written.
+        The folder holds parameters already, which C may have trained; the model is not whole or not finite; or a file
+        could not be written.
     UsageError
         A name is too long for the file.
     """
-    identity = _identity(learner)
-    program = _program(learner, identity)
     path = os.path.join(folder, PARAMETERS_FILE)
+    if os.path.lexists(path):
+        raise CheckpointError(
+            f"{path} is there already, and may have been trained since; expected a folder without; remove it, or write "
+            "the program alone: write_program"
+        )
+    identity = _identity(learner)
 
     def write(runtime: Runtime) -> None:
-        _write(os.path.join(folder, PROGRAM_FILE), program)
+        write_program(learner, folder)
         _write(path, _parameters(runtime, identity))
 
     learner.export(path, write)
+
+
+def write_program(learner: Learner, folder: str | os.PathLike[str]) -> None:
+    """Write `model.program` alone, as for another batch, budget or learning rate: the parameters of before fit it.
+
+    Raises
+    ------
+    CheckpointError
+        It could not be written.
+    UsageError
+        A name is too long for the file.
+    """
+    _write(os.path.join(folder, PROGRAM_FILE), _program(learner, _identity(learner)))
 
 
 def read_parameters(learner: Learner, path: str | os.PathLike[str]) -> None:
@@ -98,13 +115,11 @@ def _program(learner: Learner, identity: int) -> tuple[bytes | memoryview, ...]:
     program, offsets = runtime.program, runtime.plan.offsets
     tables = runtime.region(Region.PROGRAM)
     names = b"".join(_name(block) for block in program.blocks)
-    rows = runtime.plan.regions[Region.PROGRAM][0]
-    tensor_table = rows + -(-len(program.rows) * 4 // layout.ALIGNMENT) * layout.ALIGNMENT
     status, barrier = (offsets[program.find(name)] for name in ("status", "barrier"))
     header = bytearray(_PROGRAM.pack(
         PROGRAM_MAGIC, layout.INTERFACE, 0, crc32(names, crc32(tables)), program.batch, program.threads,
-        learner.recipe.loss.number, _first_update(program), len(program.blocks), identity, runtime.plan.arena_bytes,
-        len(tables), rows, tensor_table, status, barrier,
+        learner.recipe.loss.number, program.first_update, len(program.blocks), identity, runtime.plan.arena_bytes,
+        len(tables), runtime.plan.rows, runtime.plan.tensor_table, status, barrier,
     ))  # fmt: skip
     header += _table(_sections(program), _SECTION, _SECTIONS)
     header += _table(_tensors(runtime), _TENSOR, _TENSORS)
@@ -149,12 +164,6 @@ def _name(name: str) -> bytes:
     return encoded.ljust(_NAME, b"\0")
 
 
-def _first_update(program: Program) -> int:
-    first, last = program.sections["train"]
-    ops = program.rows[first * layout.ROW + layout.OP : last * layout.ROW : layout.ROW]
-    return first + min((index for index, op in enumerate(ops) if op in (Op.UPDATE, Op.CONV_SGD)), default=len(ops))
-
-
 def _parameters(runtime: Runtime, identity: int) -> Iterator[bytes | memoryview]:
     parts = [runtime.arena[start : start + size] for start, size, _ in _spans(runtime)]
     checksum = 0
@@ -165,21 +174,8 @@ def _parameters(runtime: Runtime, identity: int) -> Iterator[bytes | memoryview]
 
 
 def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
-    """Write a file that a power cut leaves as it was or as it will be."""
-    target = os.path.realpath(path)
-    folder, name = os.path.split(target)
-    temporary = os.path.join(folder, f".{name}.tmp")
     try:
-        fd = open_exclusive(temporary, wait=True)
-        try:
-            for part in parts:
-                write_all(fd, memoryview(part))
-            os.fsync(fd)
-            os.replace(temporary, target)
-        finally:
-            unlink_own(fd, temporary)
-            os.close(fd)
-        fsync_folder(folder)
+        write_whole(path, parts)
     except OSError as error:
         raise CheckpointError(
             f"cannot write {path} ({error}); expected room for it in a folder that can be written; free some space or "

@@ -8,31 +8,17 @@ from __future__ import annotations
 
 import shutil
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 
-from edgerev.errors import KernelError, UsageError
+from edgerev.errors import KernelError
 from edgerev.kernels import objects
-from edgerev.kernels.targets import TARGETS, Target, named
+from edgerev.kernels.targets import Target, named
 
 # How Zig calls architectures, and the end of its names for C libraries there.
 _ZIG = {"x86_64": ("x86_64", ""), "aarch64": ("aarch64", ""), "arm": ("arm", "eabihf")}
-
-
-def find_target(name: str) -> Target:
-    """Return the target called `name`.
-
-    Raises
-    ------
-    UsageError
-        There is no such target.
-    """
-    try:
-        return named(name)
-    except (KeyError, ValueError):
-        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}") from None
 
 
 def emit_object(name: str) -> Path:
@@ -45,7 +31,7 @@ def emit_object(name: str) -> Path:
     KernelError
         The compiler is missing or failed.
     """
-    return objects.build(find_target(name))
+    return objects.build(named(name))
 
 
 def link_library(name: str, output: Path) -> Path:
@@ -56,7 +42,7 @@ def link_library(name: str, output: Path) -> Path:
     UsageError, KernelError
         As for `emit_object`; or Zig is missing or failed.
     """
-    target = find_target(name)
+    target = named(name)
     _zig("cc", "-target", _zig_target(target, static=False), "-shared", "-s", emit_object(name), "-o", output)
     return output
 
@@ -94,7 +80,7 @@ def link_program(name: str, inputs: Sequence[Path], output: Path, *, static: boo
     KernelError
         Zig is missing or failed; the message ends with what it said.
     """
-    words = ["-target", _zig_target(find_target(name), static=static), *(["-static"] if static else [])]
+    words = ["-target", _zig_target(named(name), static=static), *(["-static"] if static else [])]
     _zig("cc", *words, "-O2", "-s", "-pthread", *inputs, "-o", output)
     return output
 
@@ -105,9 +91,11 @@ def _zig_target(target: Target, *, static: bool) -> str:
 
 
 def _zig(verb: str, *words: object) -> None:
-    done = subprocess.run([sys.executable, "-m", "ziglang", verb, *map(str, words)], capture_output=True, text=True)
+    found = find_spec("ziglang")
+    if found is None or not found.submodule_search_locations:
+        raise KernelError("linking needs Zig, which is not installed: python -m pip install 'edgerev[build]'")
+    # the program itself: `python -m ziglang` would run a file of that name in the working directory
+    zig = Path(found.submodule_search_locations[0]) / "zig"
+    done = subprocess.run([zig, verb, *map(str, words)], capture_output=True, text=True)
     if done.returncode:
-        hint = ""
-        if "No module named ziglang" in done.stderr:
-            hint = "; install it: python -m pip install 'edgerev[build]'"
-        raise KernelError(f"`zig {verb}` failed{hint}:\n{done.stderr[-2000:]}")
+        raise KernelError(f"`zig {verb}` failed:\n{done.stderr[-2000:]}")

@@ -52,11 +52,6 @@ class Fetched(NamedTuple):
     system: list[System]
 
 
-def machine(target: Target) -> str:
-    """Return the architecture of `target` as wheels name it."""
-    return "armv7l" if target.architecture.startswith("arm") else target.architecture
-
-
 def default_pythons(name: str) -> tuple[str, ...]:
     """Return the versions of Python that the systems of the target called `name` bring."""
     return _PYTHONS.get(name, _COMMON_PYTHONS)
@@ -67,9 +62,9 @@ def platforms(target: Target) -> list[str]:
     newest, oldest = _LIBC.get(target.name, _COMMON_LIBC), (2, 5) if target.architecture == "x86_64" else (2, 17)
     tags = []
     for minor in range(oldest[1], newest[1] + 1):
-        tags.append(f"manylinux_2_{minor}_{machine(target)}")
+        tags.append(f"manylinux_2_{minor}_{target.machine}")
         if (2, minor) in _OLD_TAGS:
-            tags.append(f"{_OLD_TAGS[2, minor]}_{machine(target)}")
+            tags.append(f"{_OLD_TAGS[2, minor]}_{target.machine}")
     return tags
 
 
@@ -78,7 +73,7 @@ def environment(target: Target, python: str) -> dict[str, str]:
     return {
         "python_version": python, "python_full_version": f"{python}.0", "implementation_version": f"{python}.0",
         "implementation_name": "cpython", "platform_python_implementation": "CPython", "os_name": "posix",
-        "sys_platform": "linux", "platform_system": "Linux", "platform_machine": machine(target),
+        "sys_platform": "linux", "platform_system": "Linux", "platform_machine": target.machine,
         "platform_release": "", "platform_version": "", "extra": "",
     }  # fmt: skip
 
@@ -173,10 +168,11 @@ def _pip_download(wanted: Sequence[str], target: Target, python: str, folder: Pa
     """Let pip download; return "", or what it said when it failed."""
     command = [
         sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check", "--no-input",
-        "--only-binary=:all:", "--implementation=cp", f"--python-version={python}", f"--dest={folder}",
+        "--only-binary=:all:", "--implementation=cp", f"--python-version={python}", "--dest=.",
         *(f"--platform={tag}" for tag in platforms(target)), *wanted,
     ]  # fmt: skip
-    done = subprocess.run(command, capture_output=True, text=True)
+    # not in the working directory, where Python would run a file called pip.py
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True)
     return (done.stderr.strip() or f"exit code {done.returncode}") if done.returncode else ""
 
 
@@ -188,10 +184,9 @@ def _without_system_package(
     name = _packaging("utils").canonicalize_name(match[1]) if match else ""
     rest = [text for text in wanted if _packaging("requirements").Requirement(text).name.lower() != name]
     if name not in SYSTEM_PACKAGES or len(rest) == len(wanted):
-        said = "\n".join(line for line in failure.splitlines() if not line.startswith("WARNING: Location"))
         raise BundleError(
             f"the wheels for {target.name} with Python {python} cannot be downloaded; expected one of each package for "
-            f"{platforms(target)[-1]} or older; check the network and --python. pip says:\n{said[-2000:]}"
+            f"{platforms(target)[-1]} or older; check the network and --python. pip says:\n{failure[-2000:]}"
         )
     system.append(SYSTEM_PACKAGES[name])
     return rest

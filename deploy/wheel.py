@@ -12,13 +12,12 @@ from contextlib import contextmanager
 from importlib import import_module, metadata
 from pathlib import Path
 
-from edgerev.deploy.cross import find_target, link_library
+from edgerev.deploy.cross import link_library
 from edgerev.errors import KernelError
 from edgerev.kernels.library import FOLDER, SUFFIX
-from edgerev.kernels.targets import TARGETS, Target
+from edgerev.kernels.targets import TARGETS, Target, named
 
 PACKAGES = ("edgerev", "edgerev.kernels", "edgerev.deploy", "edgerev.tools")  # each may lie in a folder of its own
-_MACHINES = {"arm": "armv7l"}
 _EARLIEST = "315532800"  # 1980, the first that a zip file can say
 
 
@@ -29,13 +28,12 @@ def generic_targets(machine: str) -> list[str]:
     ----------
     machine : as `platform.machine` says: x86_64, aarch64 or armv7l
     """
-    architecture = "arm" if machine.startswith("arm") else machine
-    return [target.name for target in TARGETS.values() if target.architecture == architecture and target.generic]
+    return [target.name for target in TARGETS.values() if target.machine == machine and target.generic]
 
 
 def platform_tag(target: Target) -> str:
     """Return the platform of a wheel with a library for `target`, as PEP 600 names it."""
-    return f"manylinux_{target.libc.replace('.', '_')}_{_MACHINES.get(target.architecture, target.architecture)}"
+    return f"manylinux_{target.libc.replace('.', '_')}_{target.machine}"
 
 
 def make_wheel(name: str, folder: Path) -> Path:
@@ -54,7 +52,7 @@ def make_wheel(name: str, folder: Path) -> Path:
         from wheel.wheelfile import WheelFile
     except ImportError as error:
         raise KernelError("making wheels needs the package wheel; python -m pip install 'edgerev[build]'") from error
-    target = find_target(name)
+    target = named(name)
     installed = _installation()
     tag = f"py3-none-{platform_tag(target)}"
     folder.mkdir(parents=True, exist_ok=True)

@@ -33,6 +33,17 @@ class Plan(NamedTuple):
     regions: dict[Region, tuple[int, int]]
 
     @property
+    def rows(self) -> int:
+        """Byte offset of the instruction table."""
+        return self.regions[Region.PROGRAM][0]
+
+    @property
+    def tensor_table(self) -> int:
+        """Byte offset of the tensor table."""
+        start, size = self.regions[Region.PROGRAM]
+        return start + size - _aligned(len(self.offsets) * layout.TENSOR_ROW * 8)
+
+    @property
     def arena_bytes(self) -> int:
         """Bytes of the one allocation."""
         return sum(size for _, size in self.regions.values())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+from collections.abc import Iterable
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> int:
@@ -121,6 +122,36 @@ def fsync_folder(folder: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
+
+
+def write_whole(path: str, parts: Iterable[bytes | memoryview]) -> None:
+    """Write a file that a power cut leaves as it was or as it will be; links are followed.
+
+    Parameters
+    ----------
+    path : str
+        The file.
+    parts : iterable of bytes or memoryview
+        What it is to hold, one after another.
+
+    Raises
+    ------
+    OSError
+        If it cannot be written; it is as it was.
+    """
+    target = os.path.realpath(path)
+    folder, name = os.path.split(target)
+    temporary = os.path.join(folder, f".{name}.tmp")
+    fd = open_exclusive(temporary, wait=True)
+    try:
+        for part in parts:
+            write_all(fd, memoryview(part))
+        os.fsync(fd)
+        os.replace(temporary, target)
+    finally:
+        unlink_own(fd, temporary)
+        os.close(fd)
+    fsync_folder(folder)
 
 
 def _is_file_of(fd: int, path: str) -> bool:

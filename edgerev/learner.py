@@ -201,8 +201,8 @@ class Learner(Persistent, Bijection):
             self.runtime.run("train", n)
         except (NumericError, KeyboardInterrupt) as error:
             cause = error.__cause__ if isinstance(error, KeyboardInterrupt) else error
-            failed = isinstance(cause, NumericError) and self._program.has_update(until=cause.row)
-            self._torn = failed and not self._deferred
+            row = cause.row if isinstance(cause, NumericError) else None
+            self._torn = row is not None and row >= self._program.first_update and not self._deferred
             if not self._torn or not isinstance(error, NumericError):
                 raise
             raise NumericError(

@@ -8,7 +8,6 @@ part of the memory that is promised. `edgerev.kernels.layout` defines the column
 
 from __future__ import annotations
 
-import sys
 from array import array
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,7 +19,6 @@ from edgerev.errors import BudgetError, EdgerevError
 from edgerev.kernels import layout
 from edgerev.kernels.layout import NO_TENSOR, DType, Op
 
-FORMAT = 1
 MOST_TENSOR_BYTES = 1 << 47  # what a process can address; sums of such sizes still fit an int64
 
 
@@ -265,13 +263,12 @@ class Program:
             },
         )
 
-    def has_update(self, until: int | None) -> bool:
-        """Return whether the training section changes parameters by row `until`, that row included."""
-        if until is None:
-            return False
-        start = self.sections["train"][0]
-        ops = self.rows[start * layout.ROW + layout.OP : (until + 1) * layout.ROW : layout.ROW]
-        return Op.UPDATE in ops or Op.CONV_SGD in ops
+    @property
+    def first_update(self) -> int:
+        """First row of the training section that changes parameters; its end if none does."""
+        first, last = self.sections["train"]
+        ops = self.rows[first * layout.ROW + layout.OP : last * layout.ROW : layout.ROW]
+        return next((row for row, op in enumerate(ops, first) if op in layout.UPDATES), last)
 
     def scope_of(self, number: int) -> str | None:
         """Return the key of the scope that a scratch tensor belongs to, None for a tensor that stays."""
@@ -304,48 +301,3 @@ class Program:
         shape = "x".join(map(str, ((tensor.capacity,) if tensor.capacity else ()) + tensor.shape))
         halo = "+{}+{}".format(*tensor.halo) if any(tensor.halo) else ""
         return f"{tensor.name}<{tensor.dtype.name.lower()}:{shape}{halo}>"
-
-    # -- serialising ------------------------------------------------------------------------------------------
-
-    def to_bytes(self) -> bytes:
-        """Return the program as bytes: a line of JSON, then the two tables, little-endian."""
-        import json  # 0.14 MB, which a process that builds its own program does without
-
-        header = {
-            "format": FORMAT, "batch": self.batch, "threads": self.threads, "trainable": self.trainable,
-            "names": self.names, "blocks": self.blocks,
-            "regions": [region.value for region in self.regions], "sections": self.sections,
-            "scopes": self.scopes, "scope_of": list(self._scope_of.items()),
-            "aliases": list(self.aliases.items()), "rows": len(self),
-        }
-        tables = [array("i", self.rows), array("q", self.tensor_rows)]
-        if sys.byteorder == "big":
-            for table in tables:
-                table.byteswap()
-        return json.dumps(header).encode() + b"\n" + b"".join(table.tobytes() for table in tables)
-
-    @classmethod
-    def from_bytes(cls, data: bytes) -> Program:
-        """Read what `to_bytes` wrote."""
-        import json
-
-        line, _, tables = data.partition(b"\n")
-        header = json.loads(line)
-        if header["format"] != FORMAT:
-            raise EdgerevError(f"program of format {header['format']}, expected {FORMAT}; build it again")
-        program = cls(header["batch"], header["threads"])
-        program.trainable = header["trainable"]
-        program.names, program.blocks = header["names"], header["blocks"]
-        program.regions = [Region(name) for name in header["regions"]]
-        program.scopes = [Scope(Region(region), *rest) for region, *rest in header["scopes"]]
-        program.aliases = dict(map(tuple, header["aliases"]))
-        program._scope_of = dict(map(tuple, header["scope_of"]))
-        split = header["rows"] * layout.ROW * 4
-        program.rows = array("i", tables[:split])
-        program.tensor_rows = array("q", tables[split:])
-        if sys.byteorder == "big":
-            program.rows.byteswap()
-            program.tensor_rows.byteswap()
-        for name, (start, stop) in header["sections"].items():
-            program._add_section(name, start, stop)
-        return program

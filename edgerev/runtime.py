@@ -121,8 +121,8 @@ class Runtime:
         self.status = self.view("status")
         self._prepare_barrier()
         self._call = _bind(
-            (kernels or library.load()).run, self._rows, self._tensors, self._base, threads,
-            self._address("status"), self._address("barrier"),
+            (kernels or library.load()).run, self._base + plan.rows, self._base + plan.tensor_table, self._base,
+            threads, self._address("status"), self._address("barrier"),
         )
         self._team = self._make_team() if threads > 1 else None
 
@@ -156,16 +156,13 @@ class Runtime:
         """Copy the program into the arena, with the planned offsets in the tensor table."""
         table = array("q", self.program.tensor_rows)
         table[layout.T_OFFSET :: layout.TENSOR_ROW] = self.plan.offsets
-        region = self.region(Region.PROGRAM)
         rows = memoryview(self.program.rows).cast("B")
-        split = -(-len(rows) // layout.ALIGNMENT) * layout.ALIGNMENT
-        region[: len(rows)] = rows
+        place = slice(self.plan.rows, self.plan.rows + len(rows))
+        self.arena[place] = rows
         tensors = memoryview(table).cast("B")
-        region[split : split + len(tensors)] = tensors
-        start = self._base + self.plan.regions[Region.PROGRAM][0]
-        self._rows, self._tensors = start, start + split
+        self.arena[self.plan.tensor_table : self.plan.tensor_table + len(tensors)] = tensors
         # one copy is enough: a deep net's table would count twice
-        self.program.rows = region[: len(rows)].cast("i")
+        self.program.rows = self.arena[place].cast("i")
 
     def _populate(self) -> None:
         """Write to every page behind the tables, so that no step waits for one, or ends where there is none.

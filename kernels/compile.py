@@ -1,4 +1,4 @@
-"""Compile the executor for one target: ``python -m edgerev.kernels.compile > OUT`` writes the object file."""
+"""Compile the executor for one target, in a process that does nothing else."""
 
 import gc
 import sys
@@ -9,11 +9,7 @@ def main() -> int:
     gc.disable()  # the compiler makes millions of objects and drops few before this process ends
     from edgerev.kernels.executor import SIGNATURE, run
     from edgerev.kernels.jit import emit
-    from edgerev.kernels.library import RUN
+    from edgerev.kernels.layout import RUN_SYMBOL
 
-    sys.stdout.buffer.write(emit(run, SIGNATURE, RUN))
+    sys.stdout.buffer.write(emit(run, SIGNATURE, RUN_SYMBOL))
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

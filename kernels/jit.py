@@ -21,10 +21,9 @@ from numba.core import target_extension as extension
 from numba.core.decorators import jit as numba_jit
 from numba.core.descriptors import TargetDescriptor
 
-from edgerev.kernels.layout import INTERFACE
-from edgerev.kernels.targets import host_target, named
+from edgerev.kernels.layout import INTERFACE, INTERFACE_SYMBOL
+from edgerev.kernels.targets import VARIABLE, host_target, named
 
-VARIABLE = "EDGEREV_KERNEL_TARGET"
 TARGET = named(os.environ[VARIABLE]) if VARIABLE in os.environ else host_target()
 TARGET_NAME = "edgerev"
 
@@ -163,7 +162,7 @@ def emit(function, signature, symbol: str) -> bytes:
         if TARGET.bits == 32:
             module = llvm.parse_assembly(_narrowed(str(module)))
         for value in (*module.functions, *module.global_variables):
-            if not value.is_declaration and value.name not in (symbol, "edgerev_interface"):
+            if not value.is_declaration and value.name not in (symbol, INTERFACE_SYMBOL):
                 value.linkage = "internal"  # so LLVM sees every call there is, and drops what nobody calls
         for value in module.functions:
             if not value.is_declaration:
@@ -191,7 +190,8 @@ def _optimised_object(machine, module) -> bytes:
     return machine.emit_object(module)
 
 
-# What is a library call for 64 bits on a 32-bit processor: division, and conversion to floating point.
+# What is a library call for 64 bits on a 32-bit processor: division, and conversion from and to floating point.
+_WIDE = re.compile(r"^.* = (?:[su](?:div|rem)(?: exact)? i64 .*|[su]itofp(?: nneg)? i64 .*|fpto[su]i .* to i64)$", re.M)
 _WIDE_DIVISION = re.compile(r"^  (\S+) = (sdiv|srem|udiv|urem)(?: exact)? i64 (\S+), (\S+)$", re.MULTILINE)
 _WIDE_CONVERSION = re.compile(r"^  (\S+) = (sitofp|uitofp)(?: nneg)? i64 (\S+) to (float|double)$", re.MULTILINE)
 
@@ -215,7 +215,11 @@ def _narrowed(assembly: str) -> str:
         (result, operator, value, kind), name = match.groups(), f"%narrow.{next(count)}"
         return f"  {name} = trunc i64 {value} to i32\n  {result} = {operator} i32 {name} to {kind}"
 
-    return _WIDE_CONVERSION.sub(conversion, _WIDE_DIVISION.sub(division, assembly))
+    narrowed = _WIDE_CONVERSION.sub(conversion, _WIDE_DIVISION.sub(division, assembly))
+    left = _WIDE.search(narrowed)
+    if left:
+        raise NotImplementedError(f"{TARGET.name} cannot do this without a library: {left[0].strip()}")
+    return narrowed
 
 
 def _c_function(symbol: str, inner: str, signature) -> str:
@@ -243,7 +247,7 @@ define i32 @{symbol}({outside}) {{
   %value = load i32, ptr %result
   ret i32 %value
 }}
-define i32 @edgerev_interface() {{
+define i32 @{INTERFACE_SYMBOL}() {{
   ret i32 {INTERFACE}
 }}
 """

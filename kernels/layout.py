@@ -17,6 +17,7 @@ from typing import NamedTuple
 # that kernels of another version are refused instead of misreading a program; tests/test_targets.py watches that.
 INTERFACE = 1
 
+RUN_SYMBOL, INTERFACE_SYMBOL = "edgerev_run", "edgerev_interface"  # the functions of compiled kernels
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
 MAX_THREADS = 16
 GRAIN = 16  # elements or channels that a thread or a vector takes: a multiple of the width of every vector
@@ -96,6 +97,9 @@ class Op(IntEnum):
     WINOGRAD_WGRAD = 36
     CONV_SGD = 37
     PEAK = 38
+
+
+UPDATES = (Op.UPDATE, Op.CONV_SGD)  # these change parameters
 
 
 class Activation(IntEnum):

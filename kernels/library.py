@@ -13,10 +13,9 @@ from functools import cache
 from typing import NamedTuple
 
 from edgerev.errors import KernelError
-from edgerev.kernels.layout import INTERFACE
-from edgerev.kernels.targets import Target, host_target, usable
+from edgerev.kernels.layout import INTERFACE, INTERFACE_SYMBOL, RUN_SYMBOL
+from edgerev.kernels.targets import TARGETS, Target, host_target, usable
 
-RUN, INTERFACE_OF = "edgerev_run", "edgerev_interface"
 FOLDER = os.path.join(os.path.dirname(__file__), "libraries")
 SUFFIX = ".so"
 JIT_VARIABLE = "EDGEREV_JIT"
@@ -107,7 +106,7 @@ def shipped_targets() -> list[str]:
         files = os.listdir(FOLDER)
     except FileNotFoundError:
         return []
-    return sorted(file.removesuffix(SUFFIX) for file in files if file.endswith(SUFFIX))
+    return sorted(name for name in TARGETS if name + SUFFIX in files)
 
 
 def _nothing_fits(name: str) -> str:
@@ -120,10 +119,10 @@ def _nothing_fits(name: str) -> str:
 
 
 def _checked(address: Callable[[str], int], target: str, path: str) -> Kernels:
-    found = _INTERFACE_TYPE(address(INTERFACE_OF))() if address(INTERFACE_OF) else 0
+    found = _INTERFACE_TYPE(address(INTERFACE_SYMBOL))() if address(INTERFACE_SYMBOL) else 0
     if found != INTERFACE:
         raise KernelError(
             f"the kernels in {path or 'the cache'} have interface version {found}; expected {INTERFACE}, that of this "
             "edgerev; install it again, from one wheel"
         )
-    return Kernels(_RUN_TYPE(address(RUN)), target, path)
+    return Kernels(_RUN_TYPE(address(RUN_SYMBOL)), target, path)

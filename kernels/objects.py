@@ -18,7 +18,8 @@ from importlib import metadata
 from pathlib import Path
 
 from edgerev.errors import KernelError, UsageError
-from edgerev.kernels.targets import Target
+from edgerev.files import write_whole
+from edgerev.kernels.targets import VARIABLE, Target
 from edgerev.machine import cache_folder
 
 
@@ -45,9 +46,14 @@ def object_path(target: Target) -> Path:
         folder = cache_folder()
     except UsageError as error:
         raise KernelError(str(error)) from error
-    return folder / "kernels" / f"{target.name}-{digest.hexdigest()[:24]}.o"
+    return folder / "kernels" / f"{target.name}-{digest.hexdigest()[:DIGITS]}.o"
 
 
+DIGITS, KEPT = 24, 8  # of a digest in the name of an object; objects of one target
+# Not `-m`: it puts the working directory first among the places to import from.
+COMPILER = (
+    sys.executable, "-c", "import sys; del sys.path[0]; from edgerev.kernels.compile import main; sys.exit(main())"
+)  # fmt: skip
 _unkept: dict[Path, tempfile.TemporaryDirectory] = {}  # objects that the cache could not take, for this process
 
 
@@ -72,8 +78,9 @@ def build(target: Target) -> Path:
             return path
         data = _compile(target)
         try:
-            _write(_digest_path(path), hashlib.sha256(data).hexdigest().encode())
-            _write(path, data)
+            write_whole(str(_digest_path(path)), [hashlib.sha256(data).hexdigest().encode()])
+            write_whole(str(path), [data])
+            _prune(path.parent, target)
             return path
         except OSError as reason:
             return _write_unkept(path, data, reason)
@@ -107,35 +114,28 @@ def _lock(path: Path) -> Iterator[None]:
 
 def _compile(target: Target) -> bytes:
     print(f"edgerev: compiling kernels for {target.name}, once; about 20 s", file=sys.stderr, flush=True)
-    environment = {**os.environ, "EDGEREV_KERNEL_TARGET": target.name}
-    command = [sys.executable, "-m", "edgerev.kernels.compile"]
-    done = subprocess.run(command, env=environment, capture_output=True)
+    environment = {**os.environ, VARIABLE: target.name}
+    done = subprocess.run(COMPILER, env=environment, capture_output=True)
     if done.returncode or not done.stdout:
         raise KernelError(
-            f"compiling the kernels for {target.name} failed (`{' '.join(command)}`):\n"
+            f"compiling the kernels for {target.name} failed:\n"
             + done.stderr.decode(errors="replace")[-2000:]
         )
     return done.stdout
 
 
-def _write(path: Path, data: bytes) -> None:
-    """Write a file that appears whole or not at all, also after a power cut."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with open(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+def _prune(folder: Path, target: Target) -> None:
+    """Remove the objects of sources long changed; a few stay, for several checkouts may share the folder."""
+    old = sorted(folder.glob(f"{target.name}-{'[0-9a-f]' * DIGITS}.o"), key=os.path.getmtime)[:-KEPT]
+    for path in old:
+        path.unlink(missing_ok=True)
+        _digest_path(path).unlink(missing_ok=True)
 
 
 def _write_unkept(path: Path, data: bytes, reason: OSError) -> Path:
     try:
         folder = tempfile.TemporaryDirectory(prefix="edgerev-")
-        _write(Path(folder.name) / path.name, data)
+        write_whole(str(Path(folder.name) / path.name), [data])
     except OSError as error:
         raise KernelError(
             f"compiled kernels cannot be written, neither to {path.parent} ({reason}) nor to a temporary folder "

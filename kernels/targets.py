@@ -45,6 +45,11 @@ class Target(Value):
         return "arm" if found.startswith("arm") else found
 
     @property
+    def machine(self) -> str:
+        """The architecture as `os.uname` and the names of wheels have it."""
+        return "armv7l" if self.architecture == "arm" else self.architecture
+
+    @property
     def fused(self) -> bool:
         """Whether the processor multiplies and adds with one rounding; else `multiply_add` does it in float64."""
         return self.architecture != "x86_64" or "fma" in self.requires
@@ -63,6 +68,8 @@ class Target(Value):
             return 8
         return 32 if self.architecture == "aarch64" or "avx512vl" in self.requires else 16
 
+
+VARIABLE = "EDGEREV_KERNEL_TARGET"  # names the target of a process that compiles
 
 X86, ARM64, ARM32 = "x86_64-linux-gnu", "aarch64-linux-gnu", "armv7-unknown-linux-gnueabihf"
 V2 = ("cx16", "lahf_lm", "pni", "popcnt", "sse4_1", "sse4_2", "ssse3")
@@ -108,14 +115,12 @@ _ARMV6 = ("rpi-zero", "rpi-zero-w", "rpi1", "armv6", "armv6l")
 
 
 def named(name: str) -> Target:
-    """Return the target called `name`; ``NAME:WIDTH`` is the same processor with kernels of another vector width.
+    """Return the target called `name`; ``NAME:WIDTH`` has kernels of another vector width, to compare their bits.
 
     Raises
     ------
-    KeyError
-        There is no such target.
     UsageError
-        It is a processor that kernels cannot be compiled for.
+        There is no such target, or it is a processor that kernels cannot be compiled for.
     """
     base, _, width = name.partition(":")
     if base in _ARMV6:
@@ -123,6 +128,8 @@ def named(name: str) -> Target:
             f"target {base!r} is an ARMv6 processor, without vectors or fused multiply-add, and has no kernels; "
             f"expected one of {', '.join(TARGETS)}: take a Raspberry Pi Zero 2 W, or a Pi 2 or later"
         )
+    if base not in TARGETS or width not in ("", "4", "8", "16"):
+        raise UsageError(f"target {name!r}: expected one of {', '.join(TARGETS)}; `edgerev build --list` tells of them")
     return TARGETS[base].replace(name=name, width=int(width)) if width else TARGETS[base]
 
 
@@ -161,7 +168,7 @@ def usable(names: Iterable[str]) -> list[str]:
 
     Raises
     ------
-    KeyError, UsageError
+    UsageError
         As `named` does.
     """
     own, features = architecture(), processor_features()

@@ -32,7 +32,7 @@ from edgerev import (
     RateSchedule,
     ReLU,
 )
-from edgerev.deploy.c_model import PARAMETERS_FILE, PROGRAM_FILE, read_parameters, write_c_model
+from edgerev.deploy.c_model import PARAMETERS_FILE, PROGRAM_FILE, read_parameters, write_c_model, write_program
 from edgerev.deploy.cross import archive_library, link_library, link_program
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.kernels import layout
@@ -204,6 +204,7 @@ def test_there_and_back(train, tmp_path):
     assert learner.steps == 3
     learner.learn_many(x[20:30], y[20:30])
     learner.save(str(tmp_path / "model.edgerev"))
+    (tmp_path / PARAMETERS_FILE).unlink()
     write_c_model(Learner.load(str(tmp_path / "model.edgerev")), tmp_path)
     assert train(records(x[30:], y[30:]), tmp_path / "out").returncode == 0
     for part in (slice(20), slice(20, 30), slice(30, None)):
@@ -213,27 +214,31 @@ def test_there_and_back(train, tmp_path):
 
 def test_parameters_fit_another_batch_and_rate(train, tmp_path):
     learner, x, y = small()
-    parameters = kept(learner, tmp_path / "one")
+    write_c_model(learner, tmp_path)
     other = small(batch=5, optimizer=SGD(0.01, momentum=0.9), schedule="stored")[0]
-    write_c_model(other, tmp_path)
-    (tmp_path / PARAMETERS_FILE).write_bytes(parameters)
+    write_program(other, tmp_path)
     assert train(records(x, y)).returncode == 0
     other.learn_many(x, y)
     assert kept(other, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
 
 
-def test_a_failed_write_leaves_what_was_there(tmp_path):
+def test_parameters_that_are_there_are_not_replaced(tmp_path):
     learner, *_ = small()
     before, program = kept(learner, tmp_path), (tmp_path / PROGRAM_FILE).read_bytes()
+    with pytest.raises(CheckpointError, match=r"is there already, and may have been trained since; .*write_program"):
+        write_c_model(small(batch=4)[0], tmp_path)
+    assert (tmp_path / PARAMETERS_FILE).read_bytes() == before
+    assert (tmp_path / PROGRAM_FILE).read_bytes() == program
+
+
+def test_a_failed_write_leaves_nothing(tmp_path):
     learner, *_ = small(batch=4)
     learner.runtime.view("stem.0.weight")[0] = np.nan
     with pytest.raises(CheckpointError, match=r"stem\.0\.weight holds NaN"):
         write_c_model(learner, tmp_path)
     with pytest.raises(CheckpointError, match=r"cannot write .*folder that can be written"):
         write_c_model(small()[0], tmp_path / "missing")
-    assert (tmp_path / PARAMETERS_FILE).read_bytes() == before
-    assert (tmp_path / PROGRAM_FILE).read_bytes() == program
-    assert sorted(path.name for path in tmp_path.iterdir()) == [PARAMETERS_FILE, PROGRAM_FILE]
+    assert not list(tmp_path.iterdir())
 
 
 def test_names_that_do_not_fit_are_refused(tmp_path):

@@ -9,7 +9,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from array import array
 from importlib.util import find_spec
 from pathlib import Path
@@ -21,6 +20,7 @@ from cross_cases import CASES, LONG
 
 from edgerev.arena import plan
 from edgerev.deploy.cross import emit_object, link_program
+from edgerev.kernels import objects
 from edgerev.kernels.layout import Op
 from edgerev.kernels.targets import TARGETS, host_target, named, usable
 from edgerev.layers import LAYERS
@@ -65,11 +65,10 @@ def runtime_with_batch(name, threads=1, *, denormal=True):
 
 def write_image(runtime, path):
     """Write what run_program.c reads."""
-    start, program = runtime.plan.regions[Region.PROGRAM][0], runtime.program
-    rows = len(program.rows) * 4
-    places = [runtime.plan.offsets[program.find(name)] for name in ("status", "barrier")]
-    tensors = start + -(-rows // 64) * 64
-    path.write_bytes(array("q", [runtime.plan.arena_bytes, start, tensors, *places]).tobytes() + bytes(runtime.arena))
+    plan = runtime.plan
+    places = [plan.offsets[runtime.program.find(name)] for name in ("status", "barrier")]
+    header = array("q", [plan.arena_bytes, plan.rows, plan.tensor_table, *places])
+    path.write_bytes(header.tobytes() + bytes(runtime.arena))
 
 
 def digest(runtime, arena):
@@ -233,7 +232,7 @@ def test_objects_are_small_and_need_nothing(target):
 @pytest.mark.parametrize("target", ["x86-64-v3", "armv7"])
 def test_objects_are_reproducible(target):
     environment = {**os.environ, "EDGEREV_KERNEL_TARGET": target, "PYTHONHASHSEED": "77"}
-    command = [sys.executable, "-m", "edgerev.kernels.compile"]
+    command = objects.COMPILER
     assert subprocess.run(command, env=environment, capture_output=True).stdout == emit_object(target).read_bytes()
 
 

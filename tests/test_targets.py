@@ -94,8 +94,9 @@ def test_names():
     assert named("rpi4") is TARGETS["rpi4"]
     assert (named("x86-64-v3:16").width, named("x86-64-v3:16").name) == (16, "x86-64-v3:16")
     assert usable(["x86-64-v3:4"]) in ([], ["x86-64-v3:4"])
-    with pytest.raises(KeyError):
-        named("zx81")
+    for name in ("zx81", "rpi4:0", "rpi4:7", "rpi4:x", ""):
+        with pytest.raises(UsageError, match=r"expected one of .*rpi4.*`edgerev build --list`"):
+            named(name)
 
 
 def test_only_what_has_no_instruction_for_it_is_not_fused():

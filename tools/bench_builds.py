@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgerev.deploy.cross import find_target, link_library
+from edgerev.deploy.cross import link_library
 from edgerev.kernels.library import Kernels, compile_here, open_library
 from edgerev.kernels.targets import host_target
 from edgerev.optimizers import SGD
@@ -44,7 +44,7 @@ def build_figures(
     with tempfile.TemporaryDirectory() as folder:
         kernels = [compile_here(host_target())]
         for name in targets:
-            path = link_library(find_target(name).name, Path(folder) / f"{name}.so")
+            path = link_library(name, Path(folder) / f"{name}.so")
             kernels.append(open_library(str(path), name))
         nets = [_net_figures(name, kernels, batch, rounds, seconds) for name in names]
     return {"nets": nets}
