@@ -12,7 +12,7 @@ import pytest
 
 from edgerev.deploy.wheel import generic_targets, make_wheel, platform_tag
 from edgerev.errors import UsageError
-from edgerev.kernels.targets import TARGETS, host_target
+from edgerev.kernels.targets import host_target
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = ("edgerev", "kernels", "deploy", "tools", "setup.py", "pyproject.toml", "README.md", "LICENSE")
@@ -63,15 +63,14 @@ def test_a_wheel_holds_all_that_is_installed(wheel):
 
 
 def test_no_such_target(tmp_path):
-    with pytest.raises(UsageError, match=r"target 'vax': expected one of .*rpi4|x86-64-v3"):
+    with pytest.raises(UsageError, match=r"target 'vax': expected one of .*rpi4.*x86-64-v3"):
         make_wheel("vax", tmp_path)
 
 
 def test_each_architecture_has_libraries_for_all_its_machines():
-    for machine in ("x86_64", "aarch64"):
-        names = generic_targets(machine)
-        assert names
-        assert {TARGETS[name].architecture for name in names} == {machine}
+    assert generic_targets("x86_64") == ["x86-64-v2", "x86-64-v3", "x86-64-v4"]
+    assert generic_targets("aarch64") == ["aarch64"]
+    assert generic_targets("armv7l") == ["armv7", "armv7-vfp"]
 
 
 def build_host_wheel(folder):
