@@ -12,7 +12,7 @@ from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
-from edgerev.position import Inputs, Memory, Position
+from edgerev.position import Inputs, MemoryRequest, Position
 from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
@@ -36,11 +36,11 @@ class Contents(NamedTuple):
     classes: list[str]
     inputs: Inputs
     position: Position
-    memory: Memory
+    memory: MemoryRequest
 
 
 def to_metadata(
-    net: Net, recipe: Recipe, classes: list[str], inputs: Inputs, position: Position, memory: Memory
+    net: Net, recipe: Recipe, classes: list[str], inputs: Inputs, position: Position, memory: MemoryRequest
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = recipe.to_dict()
@@ -144,9 +144,9 @@ def _recipe_from_dict(data: dict) -> Recipe:
     )
 
 
-def _memory_from_dict(data: dict) -> Memory:
+def _memory_from_dict(data: dict) -> MemoryRequest:
     schedule = data["schedule"]
-    return Memory(data["budget"], Schedule(**schedule) if isinstance(schedule, dict) else schedule)
+    return MemoryRequest(data["budget"], Schedule(**schedule) if isinstance(schedule, dict) else schedule)
 
 
 def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:

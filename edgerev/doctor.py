@@ -22,7 +22,7 @@ from edgerev.board import (
     thermal_check,
     throttling_check,
 )
-from edgerev.errors import EdgerevError
+from edgerev.errors import EdgerevError, UsageError
 from edgerev.kernels import library
 from edgerev.kernels.layout import INTERFACE
 from edgerev.machine import cache_folder
@@ -48,14 +48,18 @@ def python_check(version: tuple[int, ...] = tuple(sys.version_info[:3])) -> Chec
     return Check("python", Level.OK, f"Python {name}")
 
 
-def disk_check(cache: Path) -> Check:
+def disk_check(cache: Path | None = None) -> Check:
     """Check that the cache folder can be written and has room.
 
     Parameters
     ----------
-    cache : Path
-        The folder; it need not exist yet.
+    cache : Path, optional
+        The folder, which need not exist yet; `cache_folder` by default.
     """
+    try:
+        cache = cache or cache_folder()
+    except UsageError as error:
+        return Check("disk", Level.WARNING, str(error), "set XDG_CACHE_HOME; without, nothing converted is kept")
     folder = next(path for path in (cache, *cache.absolute().parents) if path.exists())
     free = shutil.disk_usage(folder).free
     figures: dict[str, object] = {"folder": str(cache), "free_bytes": free}
@@ -140,7 +144,7 @@ def diagnose(
         frequency_check(root),
         thermal_check(root),
         throttling_check(root, ask_firmware),
-        disk_check(cache_folder() if cache is None else cache),
+        disk_check(cache),
         packages_check(),
         kernels_check(),
     ]

@@ -17,7 +17,7 @@ from edgerev.net import Net
 from edgerev.numbers import FLOAT32_MAX, finite32, whole
 from edgerev.optimizers import Clip, Optimizer, RateSchedule
 from edgerev.persistent import Persistent
-from edgerev.position import Inputs, Memory, Position
+from edgerev.position import Inputs, MemoryRequest, Position
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
@@ -61,7 +61,7 @@ class Learner(Persistent, Bijection):
         whole("seed", seed, 0, 2**63 - 1)
         self._turn, self._torn = threading.RLock(), False
         choice = choose(net, recipe, threads=threads, **options)
-        self.memory = Memory(options["budget"], options["schedule"])
+        self.memory = MemoryRequest(options["budget"], options["schedule"])
         self.net, self.recipe, self.schedule, self.plan = net, recipe, choice.schedule, choice.plan
         self.position, self.classes, self.inputs = Position(), list[str](), Inputs()
         self._program = choice.program

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgerev.errors import CheckpointError
 from edgerev.exclusive import exclusive
-from edgerev.position import Inputs, Memory, Position
+from edgerev.position import Inputs, MemoryRequest, Position
 from edgerev.recipe import Recipe, Schedule
 from edgerev.runtime import Runtime
 
@@ -28,7 +28,7 @@ class Persistent:
     net: Net
     recipe: Recipe
     runtime: Runtime
-    memory: Memory
+    memory: MemoryRequest
     position: Position
     classes: list[str]
     inputs: Inputs
@@ -116,10 +116,10 @@ class Persistent:
         from edgerev.checkpoint_reader import verified
 
         with verified(path) as whole:
-            return cls.read(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
+            return cls.from_checkpoint(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
 
     @classmethod
-    def read(
+    def from_checkpoint(
         cls, whole: Whole, *, budget: int | str | None = None,
         schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0,
     ) -> Self:
@@ -127,7 +127,7 @@ class Persistent:
         from edgerev.contents import contents
 
         found, learner = contents(whole), cls.__new__(cls)
-        given = found.memory if budget is None and schedule is None else Memory(budget, schedule)
+        given = found.memory if budget is None and schedule is None else MemoryRequest(budget, schedule)
         learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
         learner._take(whole, found)
         return learner

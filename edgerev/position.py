@@ -50,7 +50,7 @@ class Inputs(NamedTuple):
     digest: str = ""
 
 
-class Memory(NamedTuple):
+class MemoryRequest(NamedTuple):
     """What was asked for of the arena's size: a budget, a schedule, or neither; see `edgerev.schedule.choose`."""
 
     budget: int | str | None = None

@@ -124,7 +124,7 @@ class Trainer:
             for index, experience in enumerate(self.stream) if self._rate_factor(index)
         )
         recipe = config.make_recipe(steps)
-        library.load()
+        library.load()  # so that what a wheel or the compiler takes is not counted as training's
         self._ready_rss_bytes = rss_bytes()
         self.learner = Learner(
             _make_net(config, train), optimizer=recipe.optimizer, loss=recipe.loss, batch=batch,

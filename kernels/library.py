@@ -111,6 +111,11 @@ def shipped_targets() -> list[str]:
 
 def _nothing_fits(name: str) -> str:
     shipped = ", ".join(shipped_targets()) or "none"
+    if os.environ.get(JIT_VARIABLE) == "1":
+        return (
+            f"{JIT_VARIABLE}=1 asks for kernels compiled here, which needs Numba; install it: python -m pip install "
+            f"'edgerev[jit]', or unset {JIT_VARIABLE} to use a library (installed are: {shipped})"
+        )
     return (
         f"no compiled kernels for this processor ({name}); the libraries installed are for: {shipped}. Install the "
         f"wheel made for it (`edgerev build --wheel --target {name}` on another machine), or the compiler: "

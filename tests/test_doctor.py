@@ -10,7 +10,7 @@ from edgerev import doctor, machine, selftest
 from edgerev.cli import main
 from edgerev.cli.doctor import to_json, to_text
 from edgerev.doctor import Check, Level
-from edgerev.errors import KernelError
+from edgerev.errors import KernelError, UsageError
 from edgerev.kernels import targets
 
 CPU = "sys/devices/system/cpu"
@@ -229,6 +229,15 @@ def test_disk_space_of_a_folder_to_be(tmp_path, monkeypatch):
 )
 def test_cache_folder(environ, folder):
     assert machine.cache_folder(environ) == Path(folder)
+
+
+def test_no_home_folder(monkeypatch):
+    def nowhere():
+        raise UsageError("no home folder to keep kernels in")
+
+    monkeypatch.setattr(doctor, "cache_folder", nowhere)
+    check = doctor.disk_check()
+    assert (check.status, check.message) == (Level.WARNING, "no home folder to keep kernels in")
 
 
 def test_a_package_that_is_not_installed():

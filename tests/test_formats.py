@@ -85,6 +85,19 @@ def test_idx(opened, source, suffix):
     assert one.test is None
 
 
+def test_idx_whose_names_say_test(opened, source):
+    x, y = write_mnist(source)
+    for path in [*source.glob("t10k-*")]:
+        path.rename(path.with_name(path.name.replace("t10k", "test")))
+    assert_holds(opened(source).test, x[9:], y[9:])
+
+
+def test_idx_of_no_split_is_refused(opened, source):
+    write_mnist(source)
+    (source / "t10k-images-idx3-ubyte").rename(source / "valid-images-idx3-ubyte")
+    assert_refused(opened, source, "valid-images-idx3-ubyte, which belongs to no split", "begin with train, t10k, test")
+
+
 def test_mnist(opened, shared_data):
     data = opened(shared_data / "mnist")
     assert (len(data.train), len(data.test)) == (60000, 10000)

@@ -47,6 +47,12 @@ def test_the_variable_asks_for_the_compiler(load, folder, monkeypatch):
     assert load(folder)[1:] == (host_target().name, "")
 
 
+def test_the_variable_but_no_compiler(load, folder, monkeypatch, no_compiler):
+    monkeypatch.setenv(library.JIT_VARIABLE, "1")
+    with pytest.raises(KernelError, match=r"EDGEREV_JIT=1 asks for kernels compiled here, which needs Numba; .* unset"):
+        load(folder)
+
+
 def test_no_library_but_a_compiler(load, tmp_path):
     assert load(tmp_path / "none").path == ""
 

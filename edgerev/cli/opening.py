@@ -51,7 +51,7 @@ def open_for(args: argparse.Namespace, *, targets: bool, part: str | None = None
     with verified(args.model) as whole:
         found = contents(whole)
         name, records = open_dataset(args.data, label=_label(args, found, targets)).part(args.part or part)
-        learner = Learner.read(
+        learner = Learner.from_checkpoint(
             whole, budget=args.budget, threads=args.threads, data_bytes=staging_bytes(records[0], found.recipe.batch)
         )
     return Opened(learner, name, records)

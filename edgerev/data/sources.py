@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import zipfile
 from pathlib import Path
 from typing import NamedTuple
@@ -13,7 +14,7 @@ from edgerev.errors import DataError
 SUPPORTED = (
     "expected .csv, .npz (keys x and y), x*.npy beside y*.npy, or the IDX files train-images-idx3-ubyte(.gz) and so on"
 )
-IDX_SPLITS = {"train": "train", "t10k": "test"}
+IDX_SPLITS = {"train": "train", "t10k": "test", "test": "test"}
 MAX_LINE = 1 << 22
 _SUFFIXES = (".csv", ".npz", ".npy")
 
@@ -58,6 +59,12 @@ def find(path: Path) -> Splits:
     if not path.is_dir():
         raise DataError(f"{path} does not exist; expected a file or a folder with a data set; check the path")
     entries = sorted(entry for entry in path.iterdir() if not entry.name.startswith("."))
+    strange = [entry.name for entry in entries if re.search(r"-idx\d-ubyte(\.gz)?$", entry.name) and not _kind(entry)]
+    if strange:
+        raise DataError(
+            f"{path} has {strange[0]}, which belongs to no split; expected names that begin with "
+            f"{', '.join(IDX_SPLITS)}, as train-images-idx3-ubyte; rename it"
+        )
     if any(entry.is_dir() and entry.name in ("train", "test") for entry in entries):
         splits = {entry.name: _only_train(entry) for entry in entries if entry.name in ("train", "test")}
     else:
