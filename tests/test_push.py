@@ -94,7 +94,7 @@ def test_a_board_that_is_too_old(tmp_path):
     """A Raspberry Pi 4, by the bits that its kernel reports, takes bundles for itself and not for a Raspberry Pi 5."""
     device = Device("/root", "aarch64", "3.11", "2.36", 1 << 40, True, False, 0x887, "", "", [])
     check_fit(verify(small_bundle(tmp_path / "4", target="rpi4")), device, "pi")
-    with pytest.raises(BundleError, match=r"is for rpi5, whose processor has asimddp, asimdhp, .*; the device's has not"):
+    with pytest.raises(BundleError, match=r"is for rpi5, whose processor has asimddp, .*; the device's has not"):
         check_fit(verify(small_bundle(tmp_path / "5", target="rpi5")), device, "pi")
 
 
@@ -319,7 +319,7 @@ def test_kernels_for_another_processor(site, tmp_path):
 
     wheel = make_wheel("x86-64-v4", tmp_path)
     changes = {f"wheels/{wheel.name}": wheel.read_bytes()}
-    bundle = variant(site.first, tmp_path / "bundle", replaced=changes, target="x86-64-v4")
+    bundle = variant(site.first, tmp_path / "bundle", replaced=changes)
     with pytest.raises(BundleError, match=rf"does not run on this device: no compiled kernels for this (?s:.*){KEPT}"):
         push_quietly(bundle, site.sshd)
     site.check(site.first)
@@ -385,15 +385,17 @@ def test_switching_forth_and_back(site):
 @pytest.mark.long
 @pytest.mark.parametrize("hurt", ["venv", "model/model.edgerev", "install.sh"])
 def test_a_broken_installation_is_repaired(site, hurt):
-    """The current one, then the previous one, by pushing the same bundle again."""
+    """By pushing the same bundle again, which is sent only if its own files are damaged."""
     push_quietly(site.second, site.sshd)
     push_quietly(site.first, site.sshd)
-    for source, other in ((site.first, site.second), (site.second, site.first)):
-        broken = site.root / "bundles" / verify(source).name / hurt
-        shutil.rmtree(broken) if broken.is_dir() else broken.write_bytes(b"exit 7\n")
-        lines = "".join(push_quietly(source, site.sshd))
-        assert ("sending" in lines) == (hurt != "venv")
-        site.check(source, other)
+    broken = site.root / "current" / hurt
+    shutil.rmtree(broken) if broken.is_dir() else broken.write_bytes(b"exit 7\n")
+    lines = "".join(push_quietly(site.first, site.sshd))
+    assert ("sending" in lines) == (hurt != "venv")
+    if hurt != "venv":
+        assert (site.root / "damaged" / hurt).read_bytes() == b"exit 7\n"
+        shutil.rmtree(site.root / "damaged")
+    site.check(site.first, site.second)
 
 
 @pytest.mark.long
@@ -405,6 +407,7 @@ def test_a_previous_bundle_that_broke(site):
         rollback(Host(HOST, site.sshd.ssh))
     assert site.points("current") == verify(site.first).name
     push_quietly(site.second, site.sshd)
+    shutil.rmtree(site.root / "damaged")
     site.check(site.second, site.first)
 
 
@@ -460,7 +463,7 @@ def test_a_service(site, tmp_path):
         assert f'ExecStart={current}/venv/bin/edgerev "inspect" "{state}"\n' in text
         assert state.read_bytes() == (site.first / "model/model.edgerev").read_bytes()
 
-        with pytest.raises(BundleError, match=rf"does not start: its program ended at once(?s:.*)journalctl(?s:.*){KEPT}"):
+        with pytest.raises(BundleError, match=rf"does not start: its program ended(?s:.*)journalctl(?s:.*){KEPT}"):
             push_quietly(second, device)
         assert systemd.told().count(f"restart {UNIT}") == 2
         assert os.readlink(current) == f"bundles/{verify(first).name}"
