@@ -235,8 +235,8 @@ def check_fit(bundle: Bundle, device: Device, name: str) -> None:
     packages = list(dict.fromkeys(debian[module] for module in device.missing))
     if packages:
         problems.append(f"the device lacks {', '.join(device.missing)}; on it: sudo apt install {' '.join(packages)}")
-    lacks = _lacks(wants.target, device)
-    if lacks and wants.architecture == device.machine:
+    lacks = _lacks(wants.target, device) if wants.architecture == device.machine else []
+    if lacks:
         problems.append(f"the bundle is for {wants.target}, whose processor has {', '.join(lacks)}; the device's has "
                         f"not; make one for it, or for a generic target: `edgerev build --list`")  # fmt: skip
     if device.foreign:

@@ -96,6 +96,9 @@ def test_a_board_that_is_too_old(tmp_path):
     check_fit(verify(small_bundle(tmp_path / "4", target="rpi4")), device, "pi")
     with pytest.raises(BundleError, match=r"is for rpi5, whose processor has asimddp, .*; the device's has not"):
         check_fit(verify(small_bundle(tmp_path / "5", target="rpi5")), device, "pi")
+    other = verify(small_bundle(tmp_path / "x86", target="x86-64-v3", architecture="x86_64"))
+    with pytest.raises(BundleError, match=r"is for x86-64-v3 \(x86_64\), the device is aarch64; .*\nnothing was sent"):
+        check_fit(other, device, "pi")
 
 
 def test_a_folder_that_is_not_edgerevs(sshd, tmp_path):
