@@ -13,7 +13,10 @@ from setuptools import find_packages, setup
 from setuptools.command.bdist_wheel import bdist_wheel
 from setuptools.command.build_py import build_py
 
-ROOTS = {"edgerev.kernels": "kernels", "edgerev.deploy": "deploy", "edgerev.tools": "tools"}
+ROOTS = {
+    "edgerev.kernels": "kernels", "edgerev.deploy": "deploy", "edgerev.deploy.device": "deploy/device",
+    "edgerev.tools": "tools",
+}  # fmt: skip
 
 
 def ask(built: str, expression: str) -> str:
@@ -53,6 +56,6 @@ class PlatformWheel(bdist_wheel):
 setup(
     packages=[*find_packages(include=["edgerev", "edgerev.*"]), *ROOTS],
     package_dir=ROOTS,
-    package_data={"edgerev.cli": ["*.toml"], "edgerev.deploy": ["c/*", "device/*"]},
+    package_data={"edgerev.cli": ["*.toml"], "edgerev.deploy": ["c/*"], "edgerev.deploy.device": ["*.sh"]},
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -6,10 +6,8 @@ for. The same input gives the same bytes.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
-import re
 import shutil
 import tempfile
 from collections.abc import Callable, Sequence
@@ -19,19 +17,21 @@ from pathlib import Path
 from edgerev import __version__
 from edgerev.deploy import dependencies
 from edgerev.deploy.cross import archive_library, link_library
-from edgerev.deploy.unit import UNIT, service
+from edgerev.deploy.device.root import SUMS, compare, digest, files_in
+from edgerev.deploy.device.service import UNIT
+from edgerev.deploy.systemd import service
+from edgerev.deploy.trial import try_model
 from edgerev.deploy.wheel import make_wheel
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.layout import INTERFACE
 from edgerev.kernels.targets import named
 
 FORMAT = 1
-MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
+MANIFEST, INSTALLER = "manifest.json", "install.sh"
+PACKAGE = ("device/__init__.py", "device/install.py", "device/root.py", "device/service.py")  # that install.sh starts
 NEEDED = ("model/model.edgerev", "model/model.program", "model/model.parameters", "c/libedgerev.so")
 DEVICE = Path(__file__).parent / "device"
 C_FILES = Path(__file__).parent / "c"
-_NAME = r"[\w+!-][\w.+!-]*"  # so no "..", and nothing that a shell or sha256sum would take for more than a name
-_LINE = re.compile(rf"([0-9a-f]{{64}})  ({_NAME}(?:/{_NAME})*)", re.ASCII)
 
 
 @dataclass(frozen=True)
@@ -105,6 +105,8 @@ def make(
         There is no such target; the output is there; or `arguments` are not what edgerev takes.
     CheckpointError
         The model cannot be read.
+    NumericError
+        The model does not take a sample.
     KernelError
         The kernels cannot be compiled or linked.
     BundleError
@@ -128,8 +130,7 @@ def make(
         for python in versions:
             report(f"wheels for Python {python}")
             system |= dict(dependencies.fetch(processor, python, folder / "wheels").system)
-        for name in (INSTALLER, CHECKER):
-            shutil.copyfile(DEVICE / name, folder / name)
+        copy_installer(folder)
         if unit:
             (folder / UNIT).write_text(unit)
         libc = dependencies.oldest_libc(path.name for path in (folder / "wheels").iterdir())
@@ -163,6 +164,7 @@ def _write_model(model: Path, folder: Path) -> None:
     from edgerev.learner import Learner
 
     folder.mkdir()
+    try_model(str(model))
     learner = Learner.load(str(model))
     shutil.copyfile(model, folder / "model.edgerev")
     write_c_model(learner, folder)
@@ -176,22 +178,36 @@ def _write_c_files(target: str, folder: Path) -> None:
     link_library(target, folder / "libedgerev.so")
 
 
+def copy_installer(folder: Path) -> None:
+    """Write what installs a bundle on the device into its folder."""
+    shutil.copyfile(DEVICE / INSTALLER, folder / INSTALLER)
+    (folder / "device").mkdir()
+    for path in PACKAGE:
+        shutil.copyfile(DEVICE.parent / path, folder / path)
+
+
 def _put_in_place(folder: Path, output: Path) -> None:
+    """Move a bundle to `output`; what was there stays there if that fails or is interrupted."""
     old = folder.with_name("old")
-    if output.exists():
-        os.rename(output, old)
-    os.rename(folder, output)
+    try:
+        if output.exists():
+            os.rename(output, old)
+        os.rename(folder, output)
+    except BaseException:
+        if old.exists() and not output.exists():
+            os.rename(old, output)
+        raise
 
 
 def seal(folder: Path, manifest: Manifest) -> None:
     """Write the manifest, with the digests of all files in `folder`, and the sums over everything."""
     files = {
-        path: {"sha256": _digest(folder / path), "bytes": (folder / path).stat().st_size}
-        for path in _files(folder) if path not in (MANIFEST, SUMS)
+        path: {"sha256": digest(folder / path), "bytes": (folder / path).stat().st_size}
+        for path in files_in(folder) if path not in (MANIFEST, SUMS)
     }  # fmt: skip
     text = json.dumps({**asdict(manifest), "files": files}, indent=1, sort_keys=True) + "\n"
     (folder / MANIFEST).write_text(text)
-    lines = [f"{_digest(folder / path)}  {path}\n" for path in _files(folder) if path != SUMS]
+    lines = [f"{digest(folder / path)}  {path}\n" for path in files_in(folder) if path != SUMS]
     (folder / SUMS).write_text("".join(lines))
 
 
@@ -203,24 +219,20 @@ def verify(folder: Path) -> Bundle:
     BundleError
         It is not a bundle, of another format, or a file is missing, changed or added.
     """
-    sums = folder / SUMS
-    if not sums.is_file():
+    if not (folder / SUMS).is_file():
         raise BundleError(f"{folder} is not a bundle: it has no {SUMS}; expected a folder made by `edgerev build`")
-    matches = [_LINE.fullmatch(line) for line in sums.read_text(errors="replace").splitlines()]
-    if not matches or None in matches:
-        raise _damaged(folder, f"{SUMS} is not a list of sums")
-    wanted = {match[2]: match[1] for match in matches if match}
-    there = _files(folder)
-    missing, added = sorted(wanted.keys() - set(there)), sorted(set(there) - wanted.keys() - {SUMS})
-    if missing or added:
-        told = [f"{path} is missing" for path in missing] + [f"{path} does not belong to it" for path in added]
+    try:
+        found = compare(folder)
+    except ValueError as error:
+        raise _damaged(folder, str(error)) from error
+    told = [f"{path} is missing" for path in found.missing] + [f"{path} does not belong to it" for path in found.added]
+    if told:
         raise _damaged(folder, ", ".join(told))
-    changed = [path for path, digest in wanted.items() if _digest(folder / path) != digest]
-    if changed:
-        raise _damaged(folder, f"{', '.join(changed)}: the bytes are not those that were written")
-    manifest = _read_manifest(folder, wanted)
-    nbytes = sum((folder / path).stat().st_size for path in there)
-    return Bundle(folder, _digest(sums), manifest, sorted(there), nbytes)
+    if found.changed:
+        raise _damaged(folder, f"{', '.join(found.changed)}: the bytes are not those that were written")
+    manifest = _read_manifest(folder, found.wanted)
+    paths = sorted([*found.wanted, SUMS])
+    return Bundle(folder, found.name, manifest, paths, sum((folder / path).stat().st_size for path in paths))
 
 
 def _damaged(folder: Path, what: str) -> BundleError:
@@ -242,23 +254,7 @@ def _read_manifest(folder: Path, wanted: dict[str, str]) -> Manifest:
         raise _damaged(folder, f"{MANIFEST} lacks a field ({error})") from error
     if told != {path: digest for path, digest in wanted.items() if path != MANIFEST}:
         raise _damaged(folder, f"{MANIFEST} and {SUMS} tell different files")
-    for path in (INSTALLER, CHECKER, *NEEDED):
+    for path in (INSTALLER, *PACKAGE, *NEEDED):
         if path not in told:
             raise _damaged(folder, f"{path} is not part of it")
     return manifest
-
-
-def _files(folder: Path) -> list[str]:
-    """Return everything in a folder that is not a folder, by its path from there."""
-    paths = [Path(place) / name for place, folders, files in os.walk(folder) for name in (*folders, *files)]
-    return sorted(path.relative_to(folder).as_posix() for path in paths if path.is_symlink() or not path.is_dir())
-
-
-def _digest(path: Path) -> str:
-    digest = hashlib.sha256()
-    if path.is_symlink() or not path.is_file():
-        return ""
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()

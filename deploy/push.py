@@ -1,8 +1,8 @@
 """Bring a bundle to a device over the system's OpenSSH, and install it there.
 
-The bundle is verified here, its fitness asked for, then it is streamed as a tar to `deploy/device/receive.sh` and
-installed by its own `install.sh`, which checks everything again. What runs on the device starts from `current`, a
-symbolic link that changes in one step and last of all.
+The bundle is verified here, its fitness asked for, then it is streamed as a tar to `deploy/device/root.py` and
+installed by its own `device/install.py`, which checks everything again. What runs on the device starts from
+`current`, a symbolic link that changes in one step and last of all.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from typing import IO, Any
 
 from edgerev.deploy.bundle import DEVICE, INSTALLER, Bundle, verify
 from edgerev.errors import BundleError, UsageError
+from edgerev.kernels.targets import TARGETS, decode_features
 from edgerev.units import format_bytes
 
 ROOT = "~/.local/share/edgerev"
@@ -40,6 +41,8 @@ class Device:
     machine, python, libc : architecture as wheels name it, and versions
     free : bytes on the disk of the root
     writable : whether the root can be made or written
+    foreign : whether the root holds something and is not edgerev's
+    processor : AT_HWCAP on ARM, the names of the processor's flags on x86
     current, previous : names of the bundles there, or ""
     missing : modules of Python that were asked for and are not there
     """
@@ -50,6 +53,8 @@ class Device:
     libc: str
     free: int
     writable: bool
+    foreign: bool
+    processor: int | list[str]
     current: str
     previous: str
     missing: list[str]
@@ -57,6 +62,10 @@ class Device:
 
 class _CutError(BundleError):
     """The connection failed, so what became of the command is not known."""
+
+
+class _RefusedError(BundleError):
+    """The installer on the device said why it does not want to."""
 
 
 class Host:
@@ -118,7 +127,8 @@ class Host:
         if mark in text:
             before, _, reason = text.rpartition(mark)
             more = "\n".join(line for line in before.splitlines() if line)
-            return BundleError(f"{self.name}: {reason}" + (f"\n{more}" if more else ""))
+            kind = _RefusedError if code == 1 else BundleError  # else a bundle there is damaged
+            return kind(f"{self.name}: {reason}" + (f"\n{more}" if more else ""))
         if code == 127:
             return BundleError(f"{self.name} lacks a program: {text}; on Debian: apt install python3 python3-venv")
         if code == 255 or code < 0:
@@ -174,17 +184,11 @@ def push(
     report(f"bundle {bundle.name[:12]} for {bundle.manifest.target}: {len(bundle.paths)} files are whole")
     needed = [module for module, _ in bundle.manifest.system]
     device = host.ask(root, ["venv", "ensurepip", *needed])
-    if device.current == bundle.name:
-        report(f"{host.name} has this bundle already, and it is current")
-        return bundle.name
     check_fit(bundle, device, host.name)
     try:
-        if device.previous == bundle.name:
-            report(f"{host.name} has this bundle already; switching back to it")
-            host.run(["sh", f"{device.root}/previous/{INSTALLER}", "--path", device.root], report=report)
-        else:
+        if bundle.name not in (device.current, device.previous) or not _runs_there(bundle, device, host, report):
             report(f"sending {format_bytes(bundle.nbytes)} to {host.name}")
-            words = ["sh", "-c", (DEVICE / "receive.sh").read_text(), "edgerev-push", device.root, bundle.name]
+            words = ["python3", "-c", (DEVICE / "root.py").read_text(), device.root, bundle.name]
             host.run(words, report=report, send=lambda stream: _send(bundle, stream, advance))
     except _CutError as error:
         raise BundleError(
@@ -193,6 +197,25 @@ def push(
     except BundleError as error:
         raise BundleError(f"{error}\n{_KEPT}") from error
     return bundle.name
+
+
+def _runs_there(bundle: Bundle, device: Device, host: Host, report: Callable[[str], None]) -> bool:
+    """Let a bundle that is on the device check, repair and switch to itself; return False if it has to be sent again.
+
+    Raises
+    ------
+    BundleError
+        The connection was cut, or the installer refuses for another reason than a damaged bundle.
+    """
+    report(f"{host.name} has this bundle already; trying it there")
+    try:
+        host.run(["sh", f"{device.root}/bundles/{bundle.name}/{INSTALLER}", "--path", device.root], report=report)
+    except (_CutError, _RefusedError):
+        raise
+    except BundleError as error:
+        report(f"it cannot be used as it is ({error})")
+        return False
+    return True
 
 
 def check_fit(bundle: Bundle, device: Device, name: str) -> None:
@@ -212,14 +235,31 @@ def check_fit(bundle: Bundle, device: Device, name: str) -> None:
     packages = list(dict.fromkeys(debian[module] for module in device.missing))
     if packages:
         problems.append(f"the device lacks {', '.join(device.missing)}; on it: sudo apt install {' '.join(packages)}")
+    lacks = _lacks(wants.target, device) if wants.architecture == device.machine else []
+    if lacks:
+        problems.append(f"the bundle is for {wants.target}, whose processor has {', '.join(lacks)}; the device's has "
+                        f"not; make one for it, or for a generic target: `edgerev build --list`")  # fmt: skip
+    if device.foreign:
+        problems.append(f"{device.root} is not empty and not edgerev's; expected a new or an empty folder; name one "
+                        "with --path")  # fmt: skip
     if not device.writable:
         problems.append(f"{device.root} cannot be written; name another folder with --path")
     needed = disk_bytes(bundle, device.python)
-    if device.free < needed:
+    if device.free < needed and bundle.name not in (device.current, device.previous):
         problems.append(f"the bundle needs {format_bytes(needed)} in {device.root}, the device has "
                         f"{format_bytes(device.free)} free; free some, or name another folder with --path")  # fmt: skip
     if problems:
         raise BundleError("\n".join([*(f"{name}: {problem}" for problem in problems), f"nothing was sent; {_KEPT}"]))
+
+
+def _lacks(name: str, device: Device) -> list[str]:
+    """Return the features that the kernels for the target called `name` use and the device's processor has not."""
+    target = TARGETS.get(name)
+    if target is None:
+        return []
+    told = device.processor
+    has = decode_features(target.architecture, told) if isinstance(told, int) else frozenset(told)
+    return sorted({*target.requires} - has)
 
 
 def disk_bytes(bundle: Bundle, python: str) -> int:

@@ -149,16 +149,20 @@ def processor_features() -> frozenset[str]:
 
     On x86 by their names in /proc/cpuinfo, on ARM by those of the bits that the system tells each process.
     """
-    known = _HWCAP.get(architecture())
-    if known is None:
+    own = architecture()
+    if own not in _HWCAP:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
             return frozenset(next((line.split() for line in lines if line.startswith("flags")), ()))
     import ctypes
 
     getauxval = ctypes.CDLL(None).getauxval
     getauxval.argtypes, getauxval.restype = [ctypes.c_ulong], ctypes.c_ulong
-    bits = getauxval(_AT_HWCAP)
-    return frozenset(name for name, bit in known.items() if bits >> bit & 1)
+    return decode_features(own, getauxval(_AT_HWCAP))
+
+
+def decode_features(architecture: str, bits: int) -> frozenset[str]:
+    """Return the features that the bits of AT_HWCAP stand for on an ARM processor."""
+    return frozenset(name for name, bit in _HWCAP[architecture].items() if bits >> bit & 1)
 
 
 def usable(names: Iterable[str]) -> list[str]:

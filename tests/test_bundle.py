@@ -12,25 +12,37 @@ from pathlib import Path
 
 import pytest
 
+from edgerev import Block, Dense, Head, Learner, Net, ReLU
 from edgerev.cli import main
 from edgerev.deploy import dependencies
-from edgerev.deploy.bundle import DEVICE, SUMS, Manifest, check_output, seal, verify
-from edgerev.deploy.unit import UNIT, service
+from edgerev.deploy.bundle import (
+    DEVICE,
+    PACKAGE,
+    SUMS,
+    UNIT,
+    Manifest,
+    _put_in_place,
+    check_output,
+    copy_installer,
+    seal,
+    verify,
+)  # fmt: skip
+from edgerev.deploy.systemd import service
+from edgerev.deploy.trial import try_model
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.layout import INTERFACE
-from edgerev.kernels.targets import TARGETS, named
+from edgerev.kernels.targets import TARGETS, host_target, named
 
 WHEEL = "wheels/a-1-py3-none-any.whl"
 PROGRAM = ("model/model.parameters", "model/model.program")
-FILES = ("c/libedgerev.so", "check.py", "install.sh", "manifest.json", "model/model.edgerev", *PROGRAM, WHEEL)
+FILES = ("c/libedgerev.so", *PACKAGE, "install.sh", "manifest.json", "model/model.edgerev", *PROGRAM, WHEEL)
 
 
 def small_bundle(folder, **changes):
     """Write a bundle whose big files are small; `changes` are to its manifest."""
     for name in ("c", "model", "wheels"):
         (folder / name).mkdir(parents=True)
-    for name in ("install.sh", "check.py"):
-        shutil.copyfile(DEVICE / name, folder / name)
+    copy_installer(folder)
     (folder / "c/libedgerev.so").write_bytes(b"\x7fELF")
     (folder / "model/model.edgerev").write_bytes(bytes(range(256)) * 64)
     for name in PROGRAM:
@@ -159,13 +171,64 @@ def test_outputs_that_cannot_be(bundle, tmp_path):
             check_output(tmp_path / "no" / "where", replace=replace)
 
 
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("error", [OSError, KeyboardInterrupt])
+def test_a_bundle_that_cannot_be_replaced_stays(bundle, tmp_path, monkeypatch, failing, error):
+    name, rename, calls = verify(bundle).name, os.rename, []
+
+    def fail(old, new):
+        calls.append(new)
+        if len(calls) == failing:
+            raise error
+        rename(old, new)
+
+    new = small_bundle(tmp_path / "scratch" / "bundle", libc="2.18")
+    monkeypatch.setattr(os, "rename", fail)
+    with pytest.raises(error):
+        _put_in_place(new, bundle)
+    assert verify(bundle).name == name
+    monkeypatch.undo()
+    _put_in_place(new, bundle)
+    assert verify(bundle).manifest.libc == "2.18"
+
+
+# -- the trial ----------------------------------------------------------------------------------------------------
+
+
+def saved(path, head=None, mean=(0.0,), scale=1.0):
+    net = Net((6,), Dense(16), (Block((Dense(8), ReLU(), Dense(8))),), head or Head(3))
+    learner = Learner(net, batch=8, seed=1)
+    learner.set_standardisation(mean * 6, [scale] * 6)
+    learner.save(str(path))
+    return str(path)
+
+
+def test_a_model_is_tried_on_its_mean(tmp_path):
+    assert "one prediction made" in try_model(saved(tmp_path / "m", mean=(101325.0,), scale=1 / 20))
+
+
+def test_a_ridge_head_without_samples_is_no_failure(tmp_path):
+    assert "its head, which has learned nothing yet" in try_model(saved(tmp_path / "m", Head(3, kind="ridge")))
+
+
+def test_a_model_that_cannot_run_is_refused_on_the_laptop(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    saved("m.edgerev", mean=(0.0,))
+    learner = Learner.load("m.edgerev")
+    learner.runtime.view("stem.0.bias")[0] = 1e6  # the state ends at 2048
+    learner.save("m.edgerev")
+    assert main(["build", "m.edgerev", "--target", host_target().name, "-o", "new"]) == 1
+    assert "state" in capsys.readouterr().err
+    assert sorted(os.listdir()) == ["m.edgerev", "m.edgerev.previous"]
+
+
 # -- what the device is given to run ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", ["install.sh", "receive.sh"])
-def test_scripts_are_posix(name):
-    subprocess.run([shutil.which("dash") or "sh", "-n", DEVICE / name], check=True)
-    assert "\\" not in (DEVICE / "receive.sh").read_text()
+def test_what_shells_read():
+    subprocess.run([shutil.which("dash") or "sh", "-n", DEVICE / "install.sh"], check=True)
+    for name in ("root.py", "probe.py"):  # as arguments, through any login shell
+        assert "\\" not in (DEVICE / name).read_text()
 
 
 def test_words_reach_a_service_as_they_are():

@@ -1,5 +1,6 @@
 """Pushing over a real sshd on loopback: what is refused is refused by name, and the device keeps what it had."""
 
+import dataclasses
 import fcntl
 import os
 import shutil
@@ -7,22 +8,23 @@ import struct
 import subprocess
 import sys
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import psutil
 import pytest
 from loopback import HOST, loopback, namespaces
 from test_bundle import WHEEL, small_bundle
+from test_install import Systemd
 
 from edgerev import Block, Dense, Head, Learner, Net, ReLU
 from edgerev.cli import main
-from edgerev.deploy.bundle import MANIFEST, SUMS, Manifest, make, seal, verify
-from edgerev.deploy.push import Host, push, rollback
-from edgerev.deploy.unit import UNIT, service
+from edgerev.deploy.bundle import MANIFEST, SUMS, UNIT, Manifest, make, seal, verify
+from edgerev.deploy.device.root import MARKER
+from edgerev.deploy.push import Device, Host, check_fit, push, rollback
+from edgerev.deploy.systemd import service
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.layout import INTERFACE
-from edgerev.kernels.targets import host_target
+from edgerev.kernels.targets import TARGETS, host_target
 
 ROOT = ".local/share/edgerev"
 PYTHON = ".".join(map(str, sys.version_info[:2]))
@@ -72,6 +74,40 @@ def test_a_damaged_bundle_is_not_sent(tmp_path):
     (bundle / "model/model.edgerev").write_bytes(b"")
     with pytest.raises(BundleError, match=r"is damaged: model/model\.edgerev"):
         push(bundle, Host("nobody@127.0.0.1", "false"))  # ssh would fail
+
+
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the processor that lacks something is an x86-64 here")
+def test_a_processor_that_is_too_old(sshd, tmp_path, monkeypatch):
+    """It says of itself what it has, and what the target's kernels use is known here."""
+    bundle = small_bundle(tmp_path / "bundle", **here(target="x86-64-v4"))
+    host = Host(HOST, sshd.ssh)
+    device = host.ask("~")
+    assert {*TARGETS["x86-64-v2"].requires} <= {*device.processor}
+    old = dataclasses.replace(device, processor=list(TARGETS["x86-64-v3"].requires))
+    monkeypatch.setattr(host, "ask", lambda *words: old)
+    with pytest.raises(BundleError, match=r"is for x86-64-v4, whose processor has avx512bw, .*; the device's has not"):
+        push(bundle, host)
+    assert list(sshd.home.iterdir()) == []
+
+
+def test_a_board_that_is_too_old(tmp_path):
+    """A Raspberry Pi 4, by the bits that its kernel reports, takes bundles for itself and not for a Raspberry Pi 5."""
+    device = Device("/root", "aarch64", "3.11", "2.36", 1 << 40, True, False, 0x887, "", "", [])
+    check_fit(verify(small_bundle(tmp_path / "4", target="rpi4")), device, "pi")
+    with pytest.raises(BundleError, match=r"is for rpi5, whose processor has asimddp, .*; the device's has not"):
+        check_fit(verify(small_bundle(tmp_path / "5", target="rpi5")), device, "pi")
+    other = verify(small_bundle(tmp_path / "x86", target="x86-64-v3", architecture="x86_64"))
+    with pytest.raises(BundleError, match=r"is for x86-64-v3 \(x86_64\), the device is aarch64; .*\nnothing was sent"):
+        check_fit(other, device, "pi")
+
+
+def test_a_folder_that_is_not_edgerevs(sshd, tmp_path):
+    bundle = small_bundle(tmp_path / "bundle", **here())
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine/file").touch()
+    with pytest.raises(BundleError, match=r"/mine is not empty and not edgerev's; expected .*; name one with --path"):
+        push(bundle, Host(HOST, sshd.ssh), root=str(tmp_path / "mine"))
+    assert os.listdir(tmp_path / "mine") == ["file"]
 
 
 def test_a_wheel_that_is_none(sshd, tmp_path):
@@ -141,9 +177,9 @@ def test_another_interface_version(sshd, tmp_path, part, found):
 def left(sshd):
     """Return what of bundles is in the root, once nothing holds its lock any more."""
     root = sshd.home / ROOT
-    with open(root / "lock") as lock:
+    with open(root / MARKER) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        return sorted(path.name for path in root.iterdir() if path.name != "lock")
+        return sorted(path.name for path in root.iterdir() if path.name != MARKER)
 
 
 def test_kernels_that_cannot_be_loaded(sshd, tmp_path):
@@ -231,7 +267,7 @@ def test_what_was_pushed_runs(site):
     script = (site.root / "current/venv/bin/edgerev").read_text()
     assert "/incoming-" not in script
     assert main(["push", str(site.first), HOST, "--ssh", site.sshd.ssh]) == 0
-    assert "already, and it is current" in push_quietly(site.first, site.sshd)[-1]
+    assert "is installed already, and runs" in push_quietly(site.first, site.sshd)[-1]
     site.check(site.first)
 
 
@@ -286,7 +322,7 @@ def test_kernels_for_another_processor(site, tmp_path):
 
     wheel = make_wheel("x86-64-v4", tmp_path)
     changes = {f"wheels/{wheel.name}": wheel.read_bytes()}
-    bundle = variant(site.first, tmp_path / "bundle", replaced=changes, target="x86-64-v4")
+    bundle = variant(site.first, tmp_path / "bundle", replaced=changes)
     with pytest.raises(BundleError, match=rf"does not run on this device: no compiled kernels for this (?s:.*){KEPT}"):
         push_quietly(bundle, site.sshd)
     site.check(site.first)
@@ -294,7 +330,7 @@ def test_kernels_for_another_processor(site, tmp_path):
 
 @pytest.mark.long
 def test_one_at_a_time(site):
-    with open(site.root / "lock") as lock:
+    with open(site.root / MARKER) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(BundleError, match=rf"something else is being installed in (?s:.*){KEPT}"):
             push_quietly(site.second, site.sshd)
@@ -308,12 +344,12 @@ def test_installing_by_hand_checks_as_well(site, tmp_path):
     (copy / "more").write_bytes(b"")
     command = ["sh", copy / "install.sh", "--path", site.root]
     done = subprocess.run(command, capture_output=True, text=True)
-    assert done.returncode == 1
+    assert done.returncode == 3
     assert "edgerev: error: the bundle is damaged: files are missing or changed" in done.stderr
     shutil.copyfile(site.second / MANIFEST, copy / MANIFEST)
     done = subprocess.run(command, capture_output=True, text=True)
     assert (done.returncode, done.stderr) == (
-        1, "edgerev: error: the bundle is damaged: these files do not belong to it: more\n"
+        3, "edgerev: error: the bundle is damaged: these files do not belong to it: more; copy or push it again\n"
     )  # fmt: skip
     site.check(site.first)
 
@@ -321,8 +357,9 @@ def test_installing_by_hand_checks_as_well(site, tmp_path):
 @pytest.mark.long
 def test_switching_forth_and_back(site):
     """After what a power cut may have left: half a bundle, one that never became current, a link that waits."""
-    (site.root / "incoming-half").mkdir()
-    (site.root / "incoming-half" / SUMS).write_bytes(b"half")
+    half = site.root / f"incoming-{'0' * 64}"
+    half.mkdir()
+    (half / SUMS).write_bytes(b"half")
     shutil.copytree(site.second, site.root / "bundles" / verify(site.second).name)
     (site.root / ".previous-next").symlink_to(f"bundles/{verify(site.first).name}")
     push_quietly(site.second, site.sshd)
@@ -333,7 +370,7 @@ def test_switching_forth_and_back(site):
     site.check(site.first, site.second)
     assert main(["push", "--rollback", HOST, "--ssh", site.sshd.ssh]) == 0
     site.check(site.second, site.first)
-    assert "switching back to it" in "".join(push_quietly(site.first, site.sshd))
+    assert "has this bundle already; trying it there" in "".join(push_quietly(site.first, site.sshd))
     site.check(site.first, site.second)
 
     # power failed after `current` was replaced, before `previous` was
@@ -349,12 +386,32 @@ def test_switching_forth_and_back(site):
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("hurt", ["venv", "model/model.edgerev", "install.sh"])
+def test_a_broken_installation_is_repaired(site, hurt):
+    """By pushing the same bundle again, which is sent only if its own files are damaged."""
+    push_quietly(site.second, site.sshd)
+    push_quietly(site.first, site.sshd)
+    broken = site.root / "current" / hurt
+    shutil.rmtree(broken) if broken.is_dir() else broken.write_bytes(b"exit 7\n")
+    lines = "".join(push_quietly(site.first, site.sshd))
+    assert ("sending" in lines) == (hurt != "venv")
+    if hurt != "venv":
+        assert (site.root / "damaged" / hurt).read_bytes() == b"exit 7\n"
+        shutil.rmtree(site.root / "damaged")
+    site.check(site.first, site.second)
+
+
+@pytest.mark.long
 def test_a_previous_bundle_that_broke(site):
-    Path(site.root / "previous/model/model.edgerev").write_bytes(b"")
-    current = site.points("current")
+    push_quietly(site.second, site.sshd)
+    push_quietly(site.first, site.sshd)
+    (site.root / "previous/model/model.edgerev").write_bytes(b"")
     with pytest.raises(BundleError, match=rf"the bundle is damaged: files are missing or changed(?s:.*){KEPT}"):
         rollback(Host(HOST, site.sshd.ssh))
-    assert site.points("current") == current
+    assert site.points("current") == verify(site.first).name
+    push_quietly(site.second, site.sshd)
+    shutil.rmtree(site.root / "damaged")
+    site.check(site.second, site.first)
 
 
 @pytest.mark.long
@@ -378,12 +435,7 @@ def test_a_package_that_the_system_has(site, tmp_path):
 
 # -- a service ----------------------------------------------------------------------------------------------------
 
-# There is no systemd where tests run: a folder that says it runs, and a systemctl that takes down what it is told.
-SYSTEMCTL = """\
-#!/bin/sh
-echo "$*" >>{folder}/told
-case "$*" in *restart*) if [ -f {folder}/broken ]; then rm {folder}/broken; exit 1; fi ;; esac
-"""
+# There is no systemd where tests run: a folder that says it runs, and a systemctl that starts what it is told.
 SHELL = """\
 exec {namespace} sh -c '
 mount -t tmpfs none /run && mkdir -p /run/systemd/system && mount --bind {folder}/units /etc/systemd/system || exit 9
@@ -397,39 +449,31 @@ def test_a_service(site, tmp_path):
     if not os.path.isdir("/etc/systemd/system"):
         pytest.skip("no folder for systemd's units here; on Debian: apt install systemd")
     namespace = namespaces("--mount")
-    folder = tmp_path / "systemd"
-    (folder / "units").mkdir(parents=True)
-    (folder / "systemctl").write_text(SYSTEMCTL.format(folder=folder))
-    (folder / "systemctl").chmod(0o755)
-    (folder / "shell").write_text(SHELL.format(namespace=namespace, folder=folder))
+    systemd = Systemd(tmp_path / "systemd")
+    (systemd.folder / "shell").write_text(SHELL.format(namespace=namespace, folder=systemd.folder))
     first, second = (
-        variant(bundle, tmp_path / name, replaced={UNIT: service(f"train {name}.toml").encode()}, service=True)
-        for name, bundle in (("first", site.first), ("second", site.second))
-    )
-    with loopback(tmp_path / "sshd", shell=folder / "shell") as device:
-        units, current = folder / "units", device.home / ROOT / "current"
+        variant(bundle, tmp_path / name, replaced={UNIT: service(words).encode()}, service=True)
+        for name, bundle, words in (
+            ("first", site.first, "inspect @MODEL@"), ("second", site.second, "train nonesuch.toml")
+        )
+    )  # fmt: skip
+    with loopback(tmp_path / "sshd", shell=systemd.folder / "shell") as device:
+        root = device.home / ROOT
+        current, state = root / "current", root / "state/model.edgerev"
+        assert "has ended already, without an error" in "".join(push_quietly(first, device))
+        assert systemd.told() == ["daemon-reload", f"enable --quiet {UNIT}", f"restart {UNIT}"]
+        text = systemd.unit.read_text()
+        assert f'ExecStart={current}/venv/bin/edgerev "inspect" "{state}"\n' in text
+        assert state.read_bytes() == (site.first / "model/model.edgerev").read_bytes()
 
-        def told():
-            lines = (folder / "told").read_text().splitlines()
-            (folder / "told").unlink()
-            return lines
-
-        push_quietly(first, device)
-        assert told() == ["daemon-reload", f"enable --quiet {UNIT}", f"restart {UNIT}"]
-        text = (units / UNIT).read_text()
-        assert f'ExecStart={current}/venv/bin/edgerev "train" "first.toml"\n' in text
-        assert "@ROOT@" not in text
-        assert "@WANTED_BY@" not in text
-
-        (folder / "broken").touch()
-        with pytest.raises(BundleError, match=rf"the service does not start .*journalctl(?s:.*){KEPT}"):
+        with pytest.raises(BundleError, match=rf"does not start: its program ended(?s:.*)journalctl(?s:.*){KEPT}"):
             push_quietly(second, device)
-        assert told().count(f"restart {UNIT}") == 2
+        assert systemd.told().count(f"restart {UNIT}") == 2
         assert os.readlink(current) == f"bundles/{verify(first).name}"
-        assert (units / UNIT).read_text() == text
-        assert left(device) == ["bundles", "current"]
-        assert os.listdir(device.home / ROOT / "bundles") == [verify(first).name]
+        assert systemd.unit.read_text() == text
+        assert left(device) == ["bundles", "current", "state"]
+        assert os.listdir(root / "bundles") == [verify(first).name]
 
         push_quietly(site.first, device)
-        assert f"disable --now {UNIT}" in told()
-        assert os.listdir(units) == []
+        assert f"disable --now {UNIT}" in systemd.told()
+        assert os.listdir(systemd.unit.parent) == []

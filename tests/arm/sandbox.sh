@@ -4,7 +4,7 @@
 # FOLDER appears whole or not at all. Nothing of the system's own packages or lists is touched.
 set -eu
 folder=$1
-packages="coreutils dash findutils grep gzip mawk python3-venv sed tar util-linux"
+packages="coreutils dash python3-venv"
 
 mkdir -p "$(dirname "$folder")"
 scratch=$(mktemp -d "$folder.XXXXXX")
@@ -28,6 +28,5 @@ mkdir -p "$scratch/root/tmp" "$scratch/root/root" "$scratch/root/proc" "$scratch
 chmod 1777 "$scratch/root/tmp"
 # maintainers' scripts did not run: what they would have made
 ln -sf dash "$scratch/root/bin/sh"
-ln -sf mawk "$scratch/root/usr/bin/awk"
 echo "root:x:0:0:root:/root:/bin/sh" >"$scratch/root/etc/passwd"
 mv -T "$scratch/root" "$folder"
