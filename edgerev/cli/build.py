@@ -48,12 +48,12 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _targets() -> list[dict[str, Any]]:
-    from edgerev.deploy.dependencies import default_pythons, machine
+    from edgerev.deploy.dependencies import default_pythons
     from edgerev.kernels.targets import TARGETS
 
     return [
         {
-            "name": target.name, "machine": machine(target), "processor": target.cpu, "lanes": target.width,
+            "name": target.name, "machine": target.machine, "processor": target.cpu, "lanes": target.width,
             "libc": target.libc, "pythons": list(default_pythons(target.name)),
         }
         for target in TARGETS.values()
