@@ -21,11 +21,13 @@ test-long: $(VENV)/.installed-test
 lint: $(VENV)/.installed-lint
 	$(BIN)/ruff check
 
+# mypy does not know setup.py's mapping of folders to packages: it gets the tree as it is installed.
 types: $(VENV)/.installed-test $(VENV)/.installed-lint
-	$(BIN)/mypy edgerev kernels deploy tools
+	@rm -rf .types && mkdir -p .types/edgerev && ln -s $(CURDIR)/edgerev/* $(CURDIR)/kernels $(CURDIR)/deploy $(CURDIR)/tools .types/edgerev
+	cd .types && MYPYPATH=$(CURDIR)/.types ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p edgerev
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis demo-output $(VENV)/.installed-*
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .types .ruff_cache .hypothesis demo-output $(VENV)/.installed-*
 	find edgerev kernels deploy tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of extras: installed again only when the project's requirements have changed.

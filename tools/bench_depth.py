@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -56,7 +57,7 @@ def _by_depth(
         step_learner(f"{kind}{depth}", batch=batch, threads=threads, schedule=schedule)
         for depth in depths for schedule in SCHEDULES
     ]  # fmt: skip
-    taken = alternate([lambda learner=learner: learner.step(batch) for learner in learners], rounds, seconds)
+    taken = alternate([partial(learner.step, batch) for learner in learners], rounds, seconds)
     step_ms = [median(times) * 1e3 for times in taken]
     rows = []
     for index, depth in enumerate(depths):
