@@ -18,7 +18,7 @@ from pathlib import Path
 
 from edgerev import __version__
 from edgerev.deploy import dependencies
-from edgerev.deploy.cross import archive_library, link_library
+from edgerev.deploy.cross import write_c_files
 from edgerev.deploy.unit import UNIT, service
 from edgerev.deploy.wheel import make_wheel
 from edgerev.errors import BundleError, UsageError
@@ -29,7 +29,6 @@ FORMAT = 1
 MANIFEST, SUMS, INSTALLER, CHECKER = "manifest.json", "SHA256SUMS", "install.sh", "check.py"
 NEEDED = ("model/model.edgerev", "model/model.program", "model/model.parameters", "c/libedgerev.so")
 DEVICE = Path(__file__).parent / "device"
-C_FILES = Path(__file__).parent / "c"
 _NAME = r"[\w+!-][\w.+!-]*"  # so no "..", and nothing that a shell or sha256sum would take for more than a name
 _LINE = re.compile(rf"([0-9a-f]{{64}})  ({_NAME}(?:/{_NAME})*)", re.ASCII)
 
@@ -121,7 +120,7 @@ def make(
         report(f"model and program of {model}")
         _write_model(model, folder / "model")
         report(f"kernels for {target}")
-        _write_c_files(target, folder / "c")
+        write_c_files(target, folder / "c")
         report(f"edgerev's wheel for {target}")
         make_wheel(target, folder / "wheels")
         system: dict[str, str] = {}
@@ -166,14 +165,6 @@ def _write_model(model: Path, folder: Path) -> None:
     learner = Learner.load(str(model))
     shutil.copyfile(model, folder / "model.edgerev")
     write_c_model(learner, folder)
-
-
-def _write_c_files(target: str, folder: Path) -> None:
-    folder.mkdir()
-    for source in sorted(C_FILES.glob("*.[ch]")):
-        shutil.copyfile(source, folder / source.name)
-    archive_library(target, folder / "libedgerev.a")
-    link_library(target, folder / "libedgerev.so")
 
 
 def _put_in_place(folder: Path, output: Path) -> None:
