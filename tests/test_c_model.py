@@ -4,11 +4,17 @@ The first run compiles a C library for each processor (up to a minute each); Zig
 """
 
 import ast
+import os
 import re
 import shutil
 import signal
+import socket
+import struct
 import subprocess
 import sys
+import time
+from binascii import crc32
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -35,9 +41,11 @@ from edgerev import (
 from edgerev.deploy.c_model import PARAMETERS_FILE, PROGRAM_FILE, read_parameters, write_c_model, write_program
 from edgerev.deploy.cross import archive_library, link_library, link_program
 from edgerev.errors import CheckpointError, UsageError
+from edgerev.files import open_exclusive, unlink_own
 from edgerev.kernels import layout
-from edgerev.kernels.targets import TARGETS, host_target
+from edgerev.kernels.targets import host_target
 from edgerev.presets import preset
+from edgerev.recipe import Schedule
 
 ROOT = Path(__file__).parents[1]
 HEADER, TRAIN = ROOT / "deploy" / "c" / "edgerev.h", ROOT / "deploy" / "c" / "train.c"
@@ -113,6 +121,17 @@ def small(**options):
     return learner, random.normal(size=(50, 5)).astype("f4"), random.integers(0, 3, 50).astype("i4")
 
 
+def small_ridge():
+    """Return a learner whose ridge head has samples already, three of them at a time, and more for it."""
+    net = Net((5,), Dense(16), (Block(FUNCTION, repeat=2),), Head(3, kind="ridge"))
+    learner = Learner(net, batch=8, optimizer=SGD(0.05), schedule=Schedule(micro_batch=3, chunk=3))
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(50, 5)).astype("f4"), random.integers(0, 3, 50).astype("i4")
+    learner.learn_many(x, y)
+    learner.remember_many(x[:20], y[:20])
+    return learner, x[20:], y[20:]
+
+
 def kept(learner, folder):
     """Return the parameters' file that Python would write now."""
     folder.mkdir(exist_ok=True)
@@ -161,12 +180,10 @@ def digits_learner():
     return learner
 
 
-EMULATED = [name for name in EMULATORS if name in TARGETS]
-
-
 # emulated, a sample takes 30 to 60 ms
 @pytest.mark.parametrize(("target", "epochs", "most"), [
-    (None, 3, None), *((name, 1, 250) for name in EMULATED), pytest.param("aarch64", 1, None, marks=pytest.mark.long),
+    (None, 3, None), ("aarch64", 1, 250), pytest.param("aarch64", 1, None, marks=pytest.mark.long),
+    pytest.param("armv7-vfp", 1, 250, marks=pytest.mark.long),
 ])  # fmt: skip
 def test_digits(target, epochs, most, train, tmp_path):
     learner, (x, y) = digits_learner(), digits(epochs)
@@ -210,6 +227,36 @@ def test_there_and_back(train, tmp_path):
     for part in (slice(20), slice(20, 30), slice(30, None)):
         alone.learn_many(x[part], y[part])
     assert kept(alone, tmp_path / "python") == (tmp_path / "out").read_bytes()
+
+
+def test_a_ridge_head_learns_by_its_sums_alone(train, tmp_path):
+    learner, x, y = small_ridge()
+    write_c_model(learner, tmp_path)
+    before = learner.predict_proba_many(x)
+    done = train(records(x, y))
+    assert done.returncode == 0, done.stderr
+    assert re.match(rb"30 samples added\npeak RSS", done.stderr)
+    alone = small_ridge()[0]
+    alone.remember_many(x, y)
+    assert kept(alone, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    read_parameters(learner, tmp_path / PARAMETERS_FILE)
+    assert (learner.predict_proba_many(x) == alone.predict_proba_many(x)).all()
+    assert (learner.predict_proba_many(x) != before).any()
+
+
+@pytest.mark.parametrize("poison", ["NaN", "label", "huge"])
+def test_a_bad_sample_for_a_ridge_head(poison, train, tmp_path):
+    """Those before it are in the sums, up to its own run of three."""
+    learner, x, y = small_ridge()
+    write_c_model(learner, tmp_path)
+    x[19, 2] = {"NaN": np.nan, "huge": 1e6}.get(poison, x[19, 2])
+    y[19] = 3 if poison == "label" else y[19]
+    done = train(records(x, y))
+    assert done.returncode == (3 if poison == "huge" else 1)
+    assert re.search(rb"18 samples added\ntrain: error: status \d .* at sample 19 of the stream", done.stderr)
+    assert b"train: what was learned before is saved" in done.stderr
+    learner.remember_many(x[:18], y[:18])
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
 
 
 def test_parameters_fit_another_batch_and_rate(train, tmp_path):
@@ -296,6 +343,30 @@ def test_bad_files_are_refused_by_python(change, tmp_path):
     with pytest.raises(CheckpointError, match=f"{PARAMETERS_FILE} .*{message}"):
         read_parameters(learner, tmp_path / PARAMETERS_FILE)
     assert kept(learner, tmp_path / "after") == before
+
+
+def not_finite(learner, data, value):
+    """Return parameters with another weight of the head and the checksum that is right then."""
+    data, weight = bytearray(data), bytes(learner.runtime.view("head.0.weight").cast("B"))
+    struct.pack_into("<f", data, data.index(weight), value)
+    struct.pack_into("<I", data, 12, crc32(data[PARAMETERS_HEADER:]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite(value, train, tmp_path):
+    """With a right checksum, as by a program that does not look."""
+    learner, x, y = small()
+    data = not_finite(learner, kept(learner, tmp_path), value)
+    (tmp_path / PARAMETERS_FILE).write_bytes(data)
+    learner.learn_many(x, y)
+    before = kept(learner, tmp_path / "before")
+    with pytest.raises(CheckpointError, match=f"{PARAMETERS_FILE} holds NaN or infinity; expected finite parameters"):
+        read_parameters(learner, tmp_path / PARAMETERS_FILE)
+    assert kept(learner, tmp_path / "after") == before
+    done = train(b"")
+    assert (done.returncode, b"holds NaN or infinity" in done.stderr) == (1, True)
+    assert (tmp_path / PARAMETERS_FILE).read_bytes() == data
 
 
 def test_every_byte_of_a_header_counts(train, tmp_path):
@@ -411,6 +482,92 @@ def test_signals_end_it_after_a_step(number, program, tmp_path):
     assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
 
 
+def test_a_source_that_fails(program, tmp_path):
+    """What came before is saved."""
+    learner, x, y = small()
+    x, y = np.tile(x, (16, 1)), np.tile(y, 16)
+    write_c_model(learner, tmp_path)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sensor:
+        source = server.accept()[0]
+        with subprocess.Popen(command, stdin=source, stderr=subprocess.PIPE) as process:
+            source.close()
+            sensor.sendall(records(x, y))
+            assert process.stderr.readline().startswith(b"800 samples")
+            sensor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sensor.close()  # so this is a reset
+            said = process.stderr.read()
+            assert process.wait(60) == 1
+    assert b"train: error: cannot read standard input: Connection reset" in said
+    assert b"train: what was learned before is saved" in said
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("times", [1, 17])
+def test_nobody_reads_the_reports(times, program, tmp_path):
+    """Neither those at the end nor those in between end it."""
+    learner, x, y = small()
+    x, y = np.tile(x, (times, 1)), np.tile(y, times)
+    write_c_model(learner, tmp_path)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stderr.close()
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        assert process.wait(60) == 0
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+def test_it_is_saved_before_it_is_reported(program, tmp_path):
+    """As if the reader of the reports waited: the pipe is full, and what was learned is there all the same."""
+    learner, x, y = small()
+    write_c_model(learner, tmp_path)
+    learner.learn_many(x, y)
+    expected = kept(learner, tmp_path / "python")
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while os.write(writer, bytes(1 << 12)):
+            pass
+    os.set_blocking(writer, True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writer) as process:
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        end, there = time.monotonic() + 60, b""
+        while there != expected and time.monotonic() < end:
+            there = (tmp_path / PARAMETERS_FILE).read_bytes()
+        waiting = process.poll() is None
+        os.close(writer)
+        os.close(reader)  # lets it go on
+        assert process.wait(60) == 0
+    assert there == expected
+    assert waiting
+
+
+def test_c_and_python_wait_for_one_another(program, tmp_path):
+    learner, x, y = small()
+    write_c_model(learner, tmp_path)
+    before = (tmp_path / PARAMETERS_FILE).read_bytes()
+    temporary = str(tmp_path / f".{PARAMETERS_FILE}.tmp")
+    held = open_exclusive(temporary, wait=False)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        with pytest.raises(subprocess.TimeoutExpired):  # it cannot end, however long this waits
+            process.wait(0.5)
+        assert (tmp_path / PARAMETERS_FILE).read_bytes() == before
+        unlink_own(held, temporary)
+        os.close(held)
+        assert process.wait(60) == 0
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [PARAMETERS_FILE, PROGRAM_FILE]
+
+
 # -- memory --------------------------------------------------------------------------------------------------------
 
 
@@ -457,15 +614,61 @@ def test_valgrind_finds_nothing(library, tmp_path):
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def test_any_python_trains(folder, tmp_path):
+PAGE = ROOT / "docs" / "c.md"
+
+
+def fences(language):
+    """Return (language, text) of the page's blocks, in their order."""
+    return re.findall(rf"^```({language})\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("learner_and_samples", [small, small_ridge])
+def test_any_python_trains(learner_and_samples, folder, tmp_path):
     """The page's example, which uses nothing but the files and the shared library."""
-    text = re.search(r"^```py\n(.*?)^```", (ROOT / "docs" / "c.md").read_text(), flags=re.M | re.S)[1]
+    [(_, text)] = fences("py")
     ast.parse(text, feature_version=(3, 4))
-    link_library(host_target().name, tmp_path / "libedgerev.so")
-    learner, x, y = small()
-    write_c_model(learner, tmp_path)
+    (tmp_path / "c").mkdir()
+    link_library(host_target().name, tmp_path / "c" / "libedgerev.so")
+    learner, x, y = learner_and_samples()
+    model = tmp_path / "model"
+    expected = kept(learner, model)
     command = [sys.executable, "-I", "-S", "-c", text]
     done = subprocess.run(command, input=records(x, y), cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    learner.learn_many(x, y)
-    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    (learner.learn_many if learner_and_samples is small else learner.remember_many)(x, y)
+    assert expected != kept(learner, tmp_path / "python") == (model / PARAMETERS_FILE).read_bytes()
+
+
+def test_the_example_saves_finite_parameters_only(folder, tmp_path):
+    [(_, text)] = fences("py")
+    (tmp_path / "c").mkdir()
+    link_library(host_target().name, tmp_path / "c" / "libedgerev.so")
+    learner, *_ = small()
+    data = not_finite(learner, kept(learner, tmp_path / "model"), np.nan)
+    (tmp_path / "model" / PARAMETERS_FILE).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", text], input=b"", cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, b"a parameter is NaN or infinite: not saved" in done.stderr) == (1, True)
+    assert (tmp_path / "model" / PARAMETERS_FILE).read_bytes() == data
+
+
+def test_the_page_works_as_typed(folder, tmp_path):
+    """From an empty folder to a trained model; installing and bundles are tested elsewhere."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler: apt install gcc libc6-dev")
+    said = []
+    for language, text in fences(r"python|py|sh"):
+        if language == "py":
+            (tmp_path / "train.py").write_text(text)
+            continue
+        lines = [line for line in text.splitlines() if not line.startswith(("pip ", "edgerev build "))]
+        words = {"sh": ["sh", "-e", "-c", "\n".join(lines)], "python": [sys.executable, "-c", text]}[language]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, timeout=550)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stderr.decode())
+    assert re.search(r"1797 samples: loss .*, accuracy", "".join(said))
+    learner = Learner.load(str(tmp_path / "model.edgerev"))
+    x, y = digits()
+    assert learner.steps == 113
+    assert (learner.predict_many(x) == y).mean() > 0.85
+    assert (tmp_path / "c-aarch64" / "train").stat().st_size > 10_000

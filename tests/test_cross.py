@@ -215,8 +215,7 @@ def test_products_are_added_with_one_rounding(target, launch, tmp_path):
 
 
 @pytest.mark.parametrize("target", [
-    # and one that the tests of the C example compile anyway
-    *(name if name in (*QUICK, "armv7-vfp") else pytest.param(name, marks=pytest.mark.long) for name in TARGETS),
+    *QUICK, *(pytest.param(name, marks=pytest.mark.long) for name in TARGETS if name not in QUICK),
 ])  # fmt: skip
 def test_objects_are_small_and_need_nothing(target):
     data = emit_object(target).read_bytes()

@@ -17,7 +17,10 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MORE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # of these, the Makefile and other tests take care
-OUTSIDE = ("make ", "pip ", "sh ", "edgerev rss", "edgerev doctor", "edgerev bench", "edgerev build", "edgerev push")
+OUTSIDE = (
+    "make ", "pip ", "sh ", "cc ", "./train ", "python3 ",
+    "edgerev rss", "edgerev doctor", "edgerev bench", "edgerev build", "edgerev push",
+)  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("cache")
 

@@ -353,6 +353,8 @@ SYSTEMCTL = """\
 #!{python} -S
 import os, re, shlex, signal, subprocess, sys
 here, words = {folder!r}, [word for word in sys.argv[1:] if word != "--user"]
+for number in (signal.SIGHUP, signal.SIGINT, signal.SIGTERM):
+    signal.signal(number, signal.SIG_DFL)  # the installer ignores them while it switches; systemd's programs do not
 bus, pid, unit = (os.path.join(here, name) for name in ("no-bus", "pid", "units/edgerev.service"))
 print(*words, file=open(os.path.join(here, "told"), "a"))
 if os.path.exists(bus):
