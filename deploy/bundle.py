@@ -16,7 +16,7 @@ from pathlib import Path
 
 from edgerev import __version__
 from edgerev.deploy import dependencies
-from edgerev.deploy.cross import archive_library, link_library
+from edgerev.deploy.cross import write_c_files
 from edgerev.deploy.device.root import SUMS, compare, digest, files_in
 from edgerev.deploy.device.service import UNIT
 from edgerev.deploy.systemd import service
@@ -31,7 +31,6 @@ MANIFEST, INSTALLER = "manifest.json", "install.sh"
 PACKAGE = ("device/__init__.py", "device/install.py", "device/root.py", "device/service.py")  # that install.sh starts
 NEEDED = ("model/model.edgerev", "model/model.program", "model/model.parameters", "c/libedgerev.so")
 DEVICE = Path(__file__).parent / "device"
-C_FILES = Path(__file__).parent / "c"
 
 
 @dataclass(frozen=True)
@@ -123,7 +122,7 @@ def make(
         report(f"model and program of {model}")
         _write_model(model, folder / "model")
         report(f"kernels for {target}")
-        _write_c_files(target, folder / "c")
+        write_c_files(target, folder / "c")
         report(f"edgerev's wheel for {target}")
         make_wheel(target, folder / "wheels")
         system: dict[str, str] = {}
@@ -168,14 +167,6 @@ def _write_model(model: Path, folder: Path) -> None:
     learner = Learner.load(str(model))
     shutil.copyfile(model, folder / "model.edgerev")
     write_c_model(learner, folder)
-
-
-def _write_c_files(target: str, folder: Path) -> None:
-    folder.mkdir()
-    for source in sorted(C_FILES.glob("*.[ch]")):
-        shutil.copyfile(source, folder / source.name)
-    archive_library(target, folder / "libedgerev.a")
-    link_library(target, folder / "libedgerev.so")
 
 
 def copy_installer(folder: Path) -> None:

@@ -17,6 +17,7 @@ from edgerev.errors import KernelError
 from edgerev.kernels import objects
 from edgerev.kernels.targets import Target, named
 
+C_FILES = Path(__file__).parent / "c"
 # How Zig calls architectures, and the end of its names for C libraries there.
 _ZIG = {"x86_64": ("x86_64", ""), "aarch64": ("aarch64", ""), "arm": ("arm", "eabihf")}
 
@@ -83,6 +84,25 @@ def link_program(name: str, inputs: Sequence[Path], output: Path, *, static: boo
     words = ["-target", _zig_target(named(name), static=static), *(["-static"] if static else [])]
     _zig("cc", *words, "-O2", "-s", "-pthread", *inputs, "-o", output)
     return output
+
+
+def write_c_files(name: str, folder: Path) -> None:
+    """Write all that a program in C needs for the target called `name`: header, example, both libraries.
+
+    Parameters
+    ----------
+    folder : made if it is not there; files of these names in it are replaced
+
+    Raises
+    ------
+    UsageError, KernelError
+        As for `link_library`.
+    """
+    folder.mkdir(exist_ok=True)
+    for source in sorted(C_FILES.glob("*.[ch]")):
+        shutil.copyfile(source, folder / source.name)
+    archive_library(name, folder / "libedgerev.a")
+    link_library(name, folder / "libedgerev.so")
 
 
 def _zig_target(target: Target, *, static: bool) -> str:
