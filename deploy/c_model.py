@@ -8,6 +8,7 @@ augmentation may differ.
 from __future__ import annotations
 
 import json
+import math
 import os
 import struct
 from binascii import crc32
@@ -79,8 +80,8 @@ def read_parameters(learner: Learner, path: str | os.PathLike[str]) -> None:
     Raises
     ------
     CheckpointError
-        The file is damaged or belongs to another model: the learner is as it was. If it cannot be read to its end,
-        the learner is refused until another one is restored.
+        The file is damaged, belongs to another model, or holds parameters that are not finite: the learner is as it
+        was. If it cannot be read to its end, the learner is refused until another one is restored.
     """
     path = os.fspath(path)
     try:
@@ -90,7 +91,7 @@ def read_parameters(learner: Learner, path: str | os.PathLike[str]) -> None:
             f"cannot open {path} ({error}); expected parameters that a program in C saved; name another file"
         ) from error
     try:
-        _verify(path, fd, _identity(learner), sum(size for _, size, _ in _spans(learner.runtime)))
+        _verify(path, fd, _identity(learner), [(size, finite) for _, size, finite in _spans(learner.runtime)])
         learner.replace(lambda runtime: _fill(path, fd, runtime))
     except OSError as error:
         raise CheckpointError(f"cannot read {path} ({error}); expected a file on a disk that works") from error
@@ -186,12 +187,12 @@ def _write(path: str, parts: Iterable[bytes | memoryview]) -> None:
 # -- reading --------------------------------------------------------------------------------------------------------
 
 
-def _verify(path: str, fd: int, identity: int, size: int) -> None:
-    """Check all of a file of parameters."""
+def _verify(path: str, fd: int, identity: int, spans: list[tuple[int, bool]]) -> None:
+    """Check all of a file of parameters, whose spans have so many bytes, and must be finite or not."""
     header, found = bytearray(_PARAMETERS.size), os.fstat(fd).st_size
     read_at(fd, memoryview(header), 0)
     magic, interface, checksum, model, there = _PARAMETERS.unpack(header)
-    size += _PARAMETERS.size
+    size = _PARAMETERS.size + sum(count for count, _ in spans)
     if magic != PARAMETERS_MAGIC:
         problem = f"does not begin with {PARAMETERS_MAGIC.decode()}; expected parameters that a program in C saved"
     elif interface != layout.INTERFACE:
@@ -206,19 +207,28 @@ def _verify(path: str, fd: int, identity: int, size: int) -> None:
         )
     elif found != size:
         problem = f"has {found} bytes; expected {size}; it is cut off, or was changed: copy it again"
-    elif _checksum(fd) != checksum:
-        problem = "is damaged: its checksum is another one; copy it again, or go back to an older one"
     else:
-        return
-    raise CheckpointError(f"{path} {problem}")
+        problem = _problem(fd, spans, checksum)
+    if problem:
+        raise CheckpointError(f"{path} {problem}")
 
 
-def _checksum(fd: int) -> int:
-    chunk, at, checksum = memoryview(bytearray(_CHUNK_BYTES)), _PARAMETERS.size, 0
-    while count := read_at(fd, chunk, at):
-        checksum = crc32(chunk[:count], checksum)
-        at += count
-    return checksum
+def _problem(fd: int, spans: list[tuple[int, bool]], expected: int) -> str:
+    """Return what is wrong with the bytes behind the header, or nothing."""
+    chunk, at, checksum, finite = memoryview(bytearray(_CHUNK_BYTES)), _PARAMETERS.size, 0, True
+    for size, must in spans:
+        end = at + size
+        while at < end:
+            part = chunk[: end - at]
+            if read_at(fd, part, at) != len(part):
+                return "became shorter while it was read; copy it again"
+            checksum = crc32(part, checksum)
+            # Python adds in float64, so the sum is finite if and only if all of them are
+            finite = finite and (not must or math.isfinite(sum(part.cast("f"))))
+            at += len(part)
+    if checksum != expected:
+        return "is damaged: its checksum is another one; copy it again, or go back to an older one"
+    return "" if finite else "holds NaN or infinity; expected finite parameters; go back to an older one"
 
 
 def _fill(path: str, fd: int, runtime: Runtime) -> None:

@@ -7,8 +7,10 @@ import ast
 import re
 import shutil
 import signal
+import struct
 import subprocess
 import sys
+from binascii import crc32
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -294,6 +296,27 @@ def test_bad_files_are_refused_by_python(change, tmp_path):
     learner.learn_many(x, y)
     before = kept(learner, tmp_path / "before")
     with pytest.raises(CheckpointError, match=f"{PARAMETERS_FILE} .*{message}"):
+        read_parameters(learner, tmp_path / PARAMETERS_FILE)
+    assert kept(learner, tmp_path / "after") == before
+
+
+def not_finite(learner, data, value):
+    """Return parameters with another weight of the head and the checksum that is right then."""
+    data, weight = bytearray(data), bytes(learner.runtime.view("head.0.weight").cast("B"))
+    struct.pack_into("<f", data, data.index(weight), value)
+    struct.pack_into("<I", data, 12, crc32(data[PARAMETERS_HEADER:]))
+    return bytes(data)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_parameters_that_are_not_finite(value, tmp_path):
+    """With a right checksum, as by a program that does not look."""
+    learner, x, y = small()
+    data = not_finite(learner, kept(learner, tmp_path), value)
+    (tmp_path / PARAMETERS_FILE).write_bytes(data)
+    learner.learn_many(x, y)
+    before = kept(learner, tmp_path / "before")
+    with pytest.raises(CheckpointError, match=f"{PARAMETERS_FILE} holds NaN or infinity; expected finite parameters"):
         read_parameters(learner, tmp_path / PARAMETERS_FILE)
     assert kept(learner, tmp_path / "after") == before
 
