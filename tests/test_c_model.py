@@ -4,6 +4,7 @@ The first run compiles a C library for each processor (up to a minute each); Zig
 """
 
 import ast
+import os
 import re
 import shutil
 import signal
@@ -37,6 +38,7 @@ from edgerev import (
 from edgerev.deploy.c_model import PARAMETERS_FILE, PROGRAM_FILE, read_parameters, write_c_model, write_program
 from edgerev.deploy.cross import archive_library, link_library, link_program
 from edgerev.errors import CheckpointError, UsageError
+from edgerev.files import open_exclusive, unlink_own
 from edgerev.kernels import layout
 from edgerev.kernels.targets import TARGETS, host_target
 from edgerev.presets import preset
@@ -309,7 +311,7 @@ def not_finite(learner, data, value):
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
-def test_parameters_that_are_not_finite(value, tmp_path):
+def test_parameters_that_are_not_finite(value, train, tmp_path):
     """With a right checksum, as by a program that does not look."""
     learner, x, y = small()
     data = not_finite(learner, kept(learner, tmp_path), value)
@@ -319,6 +321,9 @@ def test_parameters_that_are_not_finite(value, tmp_path):
     with pytest.raises(CheckpointError, match=f"{PARAMETERS_FILE} holds NaN or infinity; expected finite parameters"):
         read_parameters(learner, tmp_path / PARAMETERS_FILE)
     assert kept(learner, tmp_path / "after") == before
+    done = train(b"")
+    assert (done.returncode, b"holds NaN or infinity" in done.stderr) == (1, True)
+    assert (tmp_path / PARAMETERS_FILE).read_bytes() == data
 
 
 def test_every_byte_of_a_header_counts(train, tmp_path):
@@ -432,6 +437,27 @@ def test_signals_end_it_after_a_step(number, program, tmp_path):
         assert process.wait(60) == 0
     learner.learn_many(x, y)
     assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+def test_c_and_python_wait_for_one_another(program, tmp_path):
+    learner, x, y = small()
+    write_c_model(learner, tmp_path)
+    before = (tmp_path / PARAMETERS_FILE).read_bytes()
+    temporary = str(tmp_path / f".{PARAMETERS_FILE}.tmp")
+    held = open_exclusive(temporary, wait=False)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        with pytest.raises(subprocess.TimeoutExpired):  # it cannot end, however long this waits
+            process.wait(0.5)
+        assert (tmp_path / PARAMETERS_FILE).read_bytes() == before
+        unlink_own(held, temporary)
+        os.close(held)
+        assert process.wait(60) == 0
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    assert sorted(path.name for path in tmp_path.iterdir() if path.is_file()) == [PARAMETERS_FILE, PROGRAM_FILE]
 
 
 # -- memory --------------------------------------------------------------------------------------------------------

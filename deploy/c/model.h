@@ -132,6 +132,16 @@ static uint32_t kept_checksum(void) {
     return sum;
 }
 
+static int kept_is_finite(void) {
+    for (int i = 0; i < EDGEREV_SPANS; i++) {
+        const uint32_t *bits = (const uint32_t *)(arena + program.span[i].offset);
+        int64_t count = program.span[i].finite ? program.span[i].bytes / 4 : 0;
+        for (int64_t at = 0; at < count; at++)
+            if ((bits[at] & 0x7f800000) == 0x7f800000) return 0;
+    }
+    return 1;
+}
+
 static void load_parameters(const char *path) {
     EdgerevParameters header;
     int file = open_to_read(path);
@@ -144,6 +154,8 @@ static void load_parameters(const char *path) {
     for (int i = 0; i < EDGEREV_SPANS; i++)
         read_all(path, file, arena + program.span[i].offset, (size_t)program.span[i].bytes);
     check_sum(path, kept_checksum(), header.checksum);
+    if (!kept_is_finite())
+        fail(BAD_FILE, "%s holds NaN or infinity; expected finite parameters; go back to an older one", path);
     close(file);
 }
 
@@ -154,25 +166,15 @@ static void cannot_save(const char *path) {
          "still whole", path, strerror(errno));
 }
 
-static void check_finite(const char *path) {
-    for (int i = 0; i < EDGEREV_SPANS; i++) {
-        const uint32_t *bits = (const uint32_t *)(arena + program.span[i].offset);
-        int64_t count = program.span[i].finite ? program.span[i].bytes / 4 : 0;
-        for (int64_t at = 0; at < count; at++)
-            if ((bits[at] & 0x7f800000) == 0x7f800000)
-                fail(MODEL_FAILED, "%s was not written: a parameter is NaN or infinite; expected finite numbers; go on "
-                     "from the last file, with a lower learning rate", path);
-    }
-}
-
-/* Open the temporary file; its name is fixed, so that crash after crash cannot fill a device. */
+/* Open the temporary file, once no other process writes it. Its name is fixed, so that crash after crash cannot fill a
+ * device, and the one that Python uses, so that each waits for the other. */
 static int open_temporary(const char *path, const char *temporary) {
     for (;;) {
         struct stat mine, there;
         int file = open(temporary, O_WRONLY | O_CREAT | O_CLOEXEC | O_NOFOLLOW, 0666);
         if (file < 0) cannot_save(path);
-        if (flock(file, LOCK_EX | LOCK_NB) != 0)
-            fail(BAD_FILE, "%s is being saved by another process; expected to be the only one; name another OUT", path);
+        while (flock(file, LOCK_EX) != 0)
+            if (errno != EINTR) cannot_save(path);
         /* its last holder may have renamed it since it was opened */
         if (fstat(file, &mine) == 0 && stat(temporary, &there) == 0 && mine.st_dev == there.st_dev &&
             mine.st_ino == there.st_ino && ftruncate(file, 0) == 0)
@@ -192,8 +194,12 @@ static void sync_folder(char *path) {
 static void save(const char *given) {
     static char path[PATH_MAX], temporary[PATH_MAX + 8];
     if (!realpath(given, path)) snprintf(path, sizeof path, "%s", given); /* a new file */
-    check_finite(path);
-    snprintf(temporary, sizeof temporary, "%s.tmp", path);
+    if (!kept_is_finite())
+        fail(MODEL_FAILED, "%s was not written: a parameter is NaN or infinite; expected finite numbers; go on from "
+             "the last file, with a lower learning rate", path);
+    const char *slash = strrchr(path, '/');
+    int folder = slash ? (int)(slash + 1 - path) : 0;
+    snprintf(temporary, sizeof temporary, "%.*s.%s.tmp", folder, path, path + folder);
     EdgerevParameters header = {.interface_version = EDGEREV_INTERFACE, .checksum = kept_checksum(),
                                 .model = program.model, .bytes = kept_bytes()};
     memcpy(header.magic, EDGEREV_PARAMETERS_MAGIC, sizeof header.magic);
@@ -210,21 +216,18 @@ static void save(const char *given) {
     close(file);
     sync_folder(path);
 }
-
 /* ---- the program's tables ---------------------------------------------------------------------------------------- */
 
 static const EdgerevSection *section(const char *name) {
     for (int i = 0; i < EDGEREV_SECTIONS; i++)
         if (strncmp(program.section[i].name, name, EDGEREV_NAME) == 0) return &program.section[i];
     fail(BAD_FILE, "%s has no section %s; expected one; write it again", program_path, name);
-    return NULL;
 }
 
 static const EdgerevTensor *tensor(const char *name) {
     for (int i = 0; i < EDGEREV_TENSORS; i++)
         if (strncmp(program.tensor[i].name, name, EDGEREV_NAME) == 0) return &program.tensor[i];
     fail(BAD_FILE, "%s has no tensor %s; expected one; write it again", program_path, name);
-    return NULL;
 }
 
 #endif
