@@ -8,10 +8,13 @@ import os
 import re
 import shutil
 import signal
+import socket
 import struct
 import subprocess
 import sys
+import time
 from binascii import crc32
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -437,6 +440,71 @@ def test_signals_end_it_after_a_step(number, program, tmp_path):
         assert process.wait(60) == 0
     learner.learn_many(x, y)
     assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+def test_a_source_that_fails(program, tmp_path):
+    """What came before is saved."""
+    learner, x, y = small()
+    x, y = np.tile(x, (16, 1)), np.tile(y, 16)
+    write_c_model(learner, tmp_path)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with socket.create_server(("127.0.0.1", 0)) as server, socket.create_connection(server.getsockname()) as sensor:
+        source = server.accept()[0]
+        with subprocess.Popen(command, stdin=source, stderr=subprocess.PIPE) as process:
+            source.close()
+            sensor.sendall(records(x, y))
+            assert process.stderr.readline().startswith(b"800 samples")
+            sensor.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            sensor.close()  # so this is a reset
+            said = process.stderr.read()
+            assert process.wait(60) == 1
+    assert b"train: error: cannot read standard input: Connection reset" in said
+    assert b"train: what was learned before is saved" in said
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+@pytest.mark.parametrize("times", [1, 17])
+def test_nobody_reads_the_reports(times, program, tmp_path):
+    """Neither those at the end nor those in between end it."""
+    learner, x, y = small()
+    x, y = np.tile(x, (times, 1)), np.tile(y, times)
+    write_c_model(learner, tmp_path)
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stderr.close()
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        assert process.wait(60) == 0
+    learner.learn_many(x, y)
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+
+
+def test_it_is_saved_before_it_is_reported(program, tmp_path):
+    """As if the reader of the reports waited: the pipe is full, and what was learned is there all the same."""
+    learner, x, y = small()
+    write_c_model(learner, tmp_path)
+    learner.learn_many(x, y)
+    expected = kept(learner, tmp_path / "python")
+    command = [*program(host_target().name), tmp_path / PROGRAM_FILE, tmp_path / PARAMETERS_FILE]
+    reader, writer = os.pipe()
+    os.set_blocking(writer, False)
+    with suppress(BlockingIOError):
+        while os.write(writer, bytes(1 << 12)):
+            pass
+    os.set_blocking(writer, True)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=writer) as process:
+        process.stdin.write(records(x, y))
+        process.stdin.close()
+        end, there = time.monotonic() + 60, b""
+        while there != expected and time.monotonic() < end:
+            there = (tmp_path / PARAMETERS_FILE).read_bytes()
+        waiting = process.poll() is None
+        os.close(writer)
+        os.close(reader)  # lets it go on
+        assert process.wait(60) == 0
+    assert there == expected
+    assert waiting
 
 
 def test_c_and_python_wait_for_one_another(program, tmp_path):

@@ -8,7 +8,7 @@
  * back to MODEL.parameters. A power cut leaves the old file or the new one.
  *
  * Exit code 0; 1 for a bad file or stream, 2 for wrong usage, 3 if numbers left their range. What was learned before is
- * saved in any case, unless a step failed so late that the model is half updated.
+ * saved in any case, and only then reported, unless a step failed so late that the model is half updated.
  *
  *     cc -O2 train.c libedgerev.a -o train
  */
@@ -22,9 +22,16 @@
 
 enum { STEPS_PER_LINE = 100 };
 
+static char problem[512]; /* what ended the stream: to be told once everything is saved */
+
+static void tell_problem(void) {
+    if (problem[0]) fprintf(stderr, "train: error: %s\n", problem);
+}
+
 static void fail(int code, const char *format, ...) {
     va_list values;
     va_start(values, format);
+    tell_problem();
     fprintf(stderr, "train: error: ");
     vfprintf(stderr, format, values);
     fprintf(stderr, "\n");
@@ -36,7 +43,7 @@ static void fail(int code, const char *format, ...) {
 
 static int signals; /* a descriptor that can be read when one has come: nothing is ever interrupted halfway */
 static size_t unread, end;
-static int stopped;
+static int stopped, broken; /* by a signal; the errno of a stream that failed */
 
 static void catch_signals(void) {
     sigset_t set;
@@ -44,19 +51,22 @@ static void catch_signals(void) {
     sigaddset(&set, SIGTERM);
     sigaddset(&set, SIGINT);
     sigprocmask(SIG_BLOCK, &set, NULL);
+    signal(SIGPIPE, SIG_IGN); /* whoever read the reports may be gone */
     signals = signalfd(-1, &set, SFD_CLOEXEC);
     if (signals < 0) fail(BAD_FILE, "cannot wait for signals: %s", strerror(errno));
 }
 
 static int refill(void) {
     struct pollfd sources[] = {{STDIN_FILENO, POLLIN, 0}, {signals, POLLIN, 0}};
-    while (poll(sources, 2, -1) < 0)
-        if (errno != EINTR) fail(BAD_FILE, "cannot wait for standard input: %s", strerror(errno));
-    stopped = sources[1].revents != 0;
-    ssize_t count = stopped ? 0 : read(STDIN_FILENO, buffer, sizeof buffer);
-    if (count < 0) fail(BAD_FILE, "cannot read standard input: %s", strerror(errno));
+    ssize_t count;
+    do {
+        count = poll(sources, 2, -1);
+        stopped = count > 0 && sources[1].revents != 0;
+        if (count > 0) count = stopped ? 0 : read(STDIN_FILENO, buffer, sizeof buffer);
+    } while (count < 0 && (errno == EINTR || errno == EAGAIN));
+    broken = count < 0 ? errno : 0;
     unread = 0;
-    end = (size_t)count;
+    end = count > 0 ? (size_t)count : 0;
     return count > 0;
 }
 
@@ -72,20 +82,22 @@ static size_t take(uint8_t *to, size_t size) {
     return done;
 }
 
-/* Fill the batch; return its samples. What a record lacks at the end of the stream is put in `missing`. */
-static intptr_t fill_batch(const EdgerevTensor *raw, const EdgerevTensor *target, size_t *missing) {
+/* Fill the input with up to `most` samples; return how many. What a record lacks at the end goes into `missing`. */
+static intptr_t fill(const EdgerevTensor *raw, const EdgerevTensor *target, intptr_t most, size_t *missing) {
     size_t wide = (size_t)raw->elements * 4, narrow = (size_t)target->elements * 4;
-    for (intptr_t n = 0; n < program.batch; n++) {
+    for (intptr_t n = 0; n < most; n++) {
         size_t found = take(arena + raw->offset + (size_t)n * wide, wide);
         if (found == wide) found += take(arena + target->offset + (size_t)n * narrow, narrow);
         if (found == wide + narrow) continue;
         *missing = found > 0 && !stopped ? wide + narrow - found : 0;
         return n;
     }
-    return program.batch;
+    return most;
 }
 
 /* ---- training ---------------------------------------------------------------------------------------------------- */
+
+static int whole = 1; /* whether no step failed after it had begun to change the parameters */
 
 static const char *meaning(int32_t code) {
     switch (code) {
@@ -101,82 +113,88 @@ static const char *meaning(int32_t code) {
     }
 }
 
-/* Run a step; return 0, or an exit code after saying what went wrong. `*whole`: are the parameters as before? */
-static int step(const EdgerevSection *train, intptr_t n, long long before, int *whole) {
-    int32_t *status = (int32_t *)(arena + program.status), *rows = (int32_t *)(arena + program.rows);
-    int32_t failed = edgerev_run(rows, (int64_t *)(arena + program.tensor_table), arena, train->first, train->last,
-                                 n, 0, 1, status, (int32_t *)(arena + program.barrier));
-    if (failed == 0) return 0;
-    const int32_t *line = status + (failed - 1) * EDGEREV_STATUS_LINE;
+/* Note what the kernels met; return an exit code. */
+static int note_failure(const int32_t *line, long long before) {
     int32_t code = line[EDGEREV_S_CODE], row = line[EDGEREV_S_ROW], sample = line[EDGEREV_S_SAMPLE];
-    int32_t block = rows[(size_t)row * EDGEREV_ROW + EDGEREV_BLOCK];
-    char name[EDGEREV_NAME + 1] = "the program";
+    int32_t block = ((int32_t *)(arena + program.rows))[(size_t)row * EDGEREV_ROW + EDGEREV_BLOCK];
+    char name[EDGEREV_NAME + 1] = "the program", place[64] = "";
     if (block >= 0) {
         off_t names = (off_t)(sizeof program + (size_t)program.table_bytes);
         if (pread(program_file, name, EDGEREV_NAME, names + (off_t)block * EDGEREV_NAME) < 0) name[0] = 0;
     }
-    fprintf(stderr, "train: error: status %d in %s", (int)code, name);
-    if (sample >= 0) fprintf(stderr, " at sample %lld of the stream", before + sample);
-    fprintf(stderr, ": %s\n", meaning(code));
-    *whole = row < program.first_update;
+    if (sample >= 0) snprintf(place, sizeof place, " at sample %lld of the stream", before + sample);
+    snprintf(problem, sizeof problem, "status %d in %s%s: %s", (int)code, name, place, meaning(code));
+    whole = row < program.first_update;
     return code <= EDGEREV_TARGET_NOT_FINITE ? BAD_FILE : MODEL_FAILED;
 }
 
-static void report_progress(long long samples, double loss, double correct, double count) {
+/* Take a training step; return 0, or an exit code with `problem` and `whole` set. */
+static int step(const EdgerevSection *part, intptr_t n, long long before) {
+    int32_t *status = (int32_t *)(arena + program.status);
+    int32_t failed = edgerev_run((int32_t *)(arena + program.rows), (int64_t *)(arena + program.tensor_table), arena,
+                                 part->first, part->last, n, 0, 1, status, (int32_t *)(arena + program.barrier));
+    return failed ? note_failure(status + (failed - 1) * EDGEREV_STATUS_LINE, before) : 0;
+}
+
+static long long samples;
+static double loss, correct, count; /* sums since the last report, and over how many samples */
+
+static void report_progress(void) {
+    if (count == 0) return;
     fprintf(stderr, "%lld samples: loss %.4f", samples, loss / count);
     if (program.loss != EDGEREV_MEAN_SQUARED_ERROR) fprintf(stderr, ", accuracy %.2f %%", 100 * correct / count);
     fprintf(stderr, "\n");
+    loss = correct = count = 0;
 }
 
-/* Train until the stream ends; return the exit code. `*whole` is 0 if the parameters are half updated. */
-static int train(int *whole) {
-    const EdgerevSection *steps = section("train");
+/* Train until the stream ends; return the exit code. */
+static int train(void) {
     const EdgerevTensor *raw = tensor("raw"), *target = tensor("target");
     const float *report = (const float *)(arena + tensor("report")->offset);
-    double loss = 0, correct = 0, count = 0;
-    long long samples = 0, number = 0;
+    const EdgerevSection *part = section("train");
+    intptr_t most = program.batch, n = most;
     size_t missing = 0;
-    for (intptr_t n; (n = fill_batch(raw, target, &missing)) > 0;) {
-        int code = step(steps, n, samples, whole);
+    for (long long number = 1; n == most && (n = fill(raw, target, most, &missing)) > 0; number++) {
+        int code = step(part, n, samples);
         if (code) return code;
         samples += n;
         loss += (double)report[EDGEREV_R_LOSS] * (double)n;
         correct += (double)report[EDGEREV_R_CORRECT] * (double)n;
         count += (double)n;
-        if (++number % STEPS_PER_LINE == 0) {
-            report_progress(samples, loss, correct, count);
-            loss = correct = count = 0;
-        }
-        if (n < program.batch) break;
+        if (number % STEPS_PER_LINE == 0) report_progress();
     }
-    if (count > 0) report_progress(samples, loss, correct, count);
-    if (missing)
-        fprintf(stderr, "train: error: standard input ended %zu bytes before the end of sample %lld; expected "
-                "whole records of %zu bytes\n", missing, samples,
-                ((size_t)raw->elements + (size_t)target->elements) * 4);
-    return missing ? BAD_FILE : 0;
+    if (broken)
+        snprintf(problem, sizeof problem, "cannot read standard input: %s; expected a stream that ends",
+                 strerror(broken));
+    else if (missing)
+        snprintf(problem, sizeof problem, "standard input ended %zu bytes before the end of sample %lld; expected "
+                 "whole records of %zu bytes", missing, samples,
+                 ((size_t)raw->elements + (size_t)target->elements) * 4);
+    return problem[0] ? BAD_FILE : 0;
 }
 
 static void report_memory(void) {
     int file = open("/proc/self/status", O_RDONLY | O_CLOEXEC);
-    ssize_t count = file < 0 ? -1 : read(file, buffer, sizeof buffer - 1);
-    buffer[count < 0 ? 0 : count] = 0;
+    ssize_t found = file < 0 ? -1 : read(file, buffer, sizeof buffer - 1);
+    buffer[found < 0 ? 0 : found] = 0;
     const char *line = strstr((const char *)buffer, "VmHWM:");
     if (line)
         fprintf(stderr, "peak RSS %lld bytes, of which arena %lld\n", atoll(line + 6) * 1024,
                 (long long)program.arena_bytes);
 }
 
-int main(int count, char **words) {
-    if (count < 3 || count > 4) fail(WRONG_USAGE, "expected MODEL.program MODEL.parameters [OUT]");
+int main(int words, char **word) {
+    if (words < 3 || words > 4) fail(WRONG_USAGE, "expected MODEL.program MODEL.parameters [OUT]");
     if (edgerev_interface() != EDGEREV_INTERFACE)
         fail(BAD_FILE, "the kernels have interface version %d; expected %d, that of edgerev.h; link those that came "
              "with it", (int)edgerev_interface(), EDGEREV_INTERFACE);
-    load_program(words[1]);
-    load_parameters(words[2]);
+    load_program(word[1]);
+    load_parameters(word[2]);
     catch_signals();
-    int whole = 1, code = train(&whole);
-    if (whole) save(words[count - 1]);
+    int code = train();
+    if (whole) save(word[words - 1]);
+    report_progress();
+    tell_problem();
     if (code)
         fprintf(stderr, whole ? "train: what was learned before is saved\n"
                               : "train: the step left the model half updated, so it was not saved; start again\n");
