@@ -45,6 +45,7 @@ from edgerev.files import open_exclusive, unlink_own
 from edgerev.kernels import layout
 from edgerev.kernels.targets import TARGETS, host_target
 from edgerev.presets import preset
+from edgerev.recipe import Schedule
 
 ROOT = Path(__file__).parents[1]
 HEADER, TRAIN = ROOT / "deploy" / "c" / "edgerev.h", ROOT / "deploy" / "c" / "train.c"
@@ -118,6 +119,17 @@ def small(**options):
     options = {"batch": 8, "optimizer": SGD(0.05, momentum=0.9), **options}
     learner = Learner(Net((5,), Dense(16), (Block(FUNCTION, repeat=2),), Head(3)), **options)
     return learner, random.normal(size=(50, 5)).astype("f4"), random.integers(0, 3, 50).astype("i4")
+
+
+def small_ridge():
+    """Return a learner whose ridge head has samples already, three of them at a time, and more for it."""
+    net = Net((5,), Dense(16), (Block(FUNCTION, repeat=2),), Head(3, kind="ridge"))
+    learner = Learner(net, batch=8, optimizer=SGD(0.05), schedule=Schedule(micro_batch=3, chunk=3))
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(50, 5)).astype("f4"), random.integers(0, 3, 50).astype("i4")
+    learner.learn_many(x, y)
+    learner.remember_many(x[:20], y[:20])
+    return learner, x[20:], y[20:]
 
 
 def kept(learner, folder):
@@ -217,6 +229,36 @@ def test_there_and_back(train, tmp_path):
     for part in (slice(20), slice(20, 30), slice(30, None)):
         alone.learn_many(x[part], y[part])
     assert kept(alone, tmp_path / "python") == (tmp_path / "out").read_bytes()
+
+
+def test_a_ridge_head_learns_by_its_sums_alone(train, tmp_path):
+    learner, x, y = small_ridge()
+    write_c_model(learner, tmp_path)
+    before = learner.predict_proba_many(x)
+    done = train(records(x, y))
+    assert done.returncode == 0, done.stderr
+    assert re.match(rb"30 samples added\npeak RSS", done.stderr)
+    alone = small_ridge()[0]
+    alone.remember_many(x, y)
+    assert kept(alone, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    read_parameters(learner, tmp_path / PARAMETERS_FILE)
+    assert (learner.predict_proba_many(x) == alone.predict_proba_many(x)).all()
+    assert (learner.predict_proba_many(x) != before).any()
+
+
+@pytest.mark.parametrize("poison", ["NaN", "label", "huge"])
+def test_a_bad_sample_for_a_ridge_head(poison, train, tmp_path):
+    """Those before it are in the sums, up to its own run of three."""
+    learner, x, y = small_ridge()
+    write_c_model(learner, tmp_path)
+    x[19, 2] = {"NaN": np.nan, "huge": 1e6}.get(poison, x[19, 2])
+    y[19] = 3 if poison == "label" else y[19]
+    done = train(records(x, y))
+    assert done.returncode == (3 if poison == "huge" else 1)
+    assert re.search(rb"18 samples added\ntrain: error: status \d .* at sample 19 of the stream", done.stderr)
+    assert b"train: what was learned before is saved" in done.stderr
+    learner.remember_many(x[:18], y[:18])
+    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
 
 
 def test_parameters_fit_another_batch_and_rate(train, tmp_path):

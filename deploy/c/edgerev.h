@@ -11,8 +11,12 @@
  *      them with edgerev_run; the tensor "report" then holds their loss. Again for every batch.
  *   6. Write the spans back as they were read.
  *
- * train.c beside this file does all of that. Results are the same bits as in Python, on every processor and for any
- * number of threads. Files and memory are little-endian. C99 or newer, or C++.
+ * A model with a section "ridge_add" has a ridge head, which answers from sums over samples that were made with the
+ * backbone as it is. "train" would move that and make the sums worthless, so in step 5 run "encode" to "forward", then
+ * "ridge_add", for at most their `most_samples`; "report" stays as it is, and so do all parameters.
+ *
+ * train.c and model.h beside this file do all of that. Results are the same bits as in Python, on every processor and
+ * for any number of threads. Files and memory are little-endian. C99 or newer, or C++.
  */
 #ifndef EDGEREV_H
 #define EDGEREV_H
@@ -96,7 +100,7 @@ enum { EDGEREV_NAME = 32, EDGEREV_SECTIONS = 12, EDGEREV_TENSORS = 16, EDGEREV_S
 /* Rows that are run together, by name:
  *
  *   init                      initial parameters from the seed
- *   train                     one training step
+ *   train                     one training step; with a ridge head only before its first sample
  *   encode .. read_out        a prediction: fills the tensor "probability"
  *   encode .. forward         the backbone's output, for ridge_add
  *   ridge_reset, ridge_add    of a ridge head: forget all samples; add those whose backbone's output is there

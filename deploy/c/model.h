@@ -218,10 +218,16 @@ static void save(const char *given) {
 }
 /* ---- the program's tables ---------------------------------------------------------------------------------------- */
 
-static const EdgerevSection *section(const char *name) {
+static const EdgerevSection *find_section(const char *name) {
     for (int i = 0; i < EDGEREV_SECTIONS; i++)
         if (strncmp(program.section[i].name, name, EDGEREV_NAME) == 0) return &program.section[i];
-    fail(BAD_FILE, "%s has no section %s; expected one; write it again", program_path, name);
+    return NULL;
+}
+
+static const EdgerevSection *section(const char *name) {
+    const EdgerevSection *found = find_section(name);
+    if (!found) fail(BAD_FILE, "%s has no section %s; expected one; write it again", program_path, name);
+    return found;
 }
 
 static const EdgerevTensor *tensor(const char *name) {

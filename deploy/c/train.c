@@ -7,6 +7,9 @@
  * of the stream, or on SIGTERM or SIGINT, those left over make a last one, and the parameters are written to OUT, or
  * back to MODEL.parameters. A power cut leaves the old file or the new one.
  *
+ * A ridge head learns by its sums alone: samples are added to them, and everything else stays as it is, for the sums
+ * were made with this backbone. They take what the program allows in one run, `most_samples`, at a time.
+ *
  * Exit code 0; 1 for a bad file or stream, 2 for wrong usage, 3 if numbers left their range. What was learned before is
  * saved in any case, and only then reported, unless a step failed so late that the model is half updated.
  *
@@ -97,7 +100,22 @@ static intptr_t fill(const EdgerevTensor *raw, const EdgerevTensor *target, intp
 
 /* ---- training ---------------------------------------------------------------------------------------------------- */
 
+static const EdgerevSection *parts[3]; /* of a step */
+static int part_count, ridge;
 static int whole = 1; /* whether no step failed after it had begun to change the parameters */
+
+/* Say what a step is; return the most samples that it takes. */
+static intptr_t choose_parts(void) {
+    static const char *const sums[] = {"encode", "forward", "ridge_add"};
+    intptr_t most = program.batch;
+    ridge = find_section("ridge_add") != NULL;
+    part_count = ridge ? 3 : 1;
+    for (int i = 0; i < part_count; i++) {
+        parts[i] = section(ridge ? sums[i] : "train");
+        if (parts[i]->most_samples < most) most = parts[i]->most_samples;
+    }
+    return most;
+}
 
 static const char *meaning(int32_t code) {
     switch (code) {
@@ -124,16 +142,20 @@ static int note_failure(const int32_t *line, long long before) {
     }
     if (sample >= 0) snprintf(place, sizeof place, " at sample %lld of the stream", before + sample);
     snprintf(problem, sizeof problem, "status %d in %s%s: %s", (int)code, name, place, meaning(code));
-    whole = row < program.first_update;
+    whole = ridge || row < program.first_update; /* sums change once everything was checked */
     return code <= EDGEREV_TARGET_NOT_FINITE ? BAD_FILE : MODEL_FAILED;
 }
 
-/* Take a training step; return 0, or an exit code with `problem` and `whole` set. */
-static int step(const EdgerevSection *part, intptr_t n, long long before) {
+/* Learn from the samples in the input; return 0, or an exit code with `problem` and `whole` set. */
+static int step(intptr_t n, long long before) {
     int32_t *status = (int32_t *)(arena + program.status);
-    int32_t failed = edgerev_run((int32_t *)(arena + program.rows), (int64_t *)(arena + program.tensor_table), arena,
-                                 part->first, part->last, n, 0, 1, status, (int32_t *)(arena + program.barrier));
-    return failed ? note_failure(status + (failed - 1) * EDGEREV_STATUS_LINE, before) : 0;
+    for (int i = 0; i < part_count; i++) {
+        int32_t failed = edgerev_run((int32_t *)(arena + program.rows), (int64_t *)(arena + program.tensor_table),
+                                     arena, parts[i]->first, parts[i]->last, n, 0, 1, status,
+                                     (int32_t *)(arena + program.barrier));
+        if (failed) return note_failure(status + (failed - 1) * EDGEREV_STATUS_LINE, before);
+    }
+    return 0;
 }
 
 static long long samples;
@@ -141,8 +163,11 @@ static double loss, correct, count; /* sums since the last report, and over how 
 
 static void report_progress(void) {
     if (count == 0) return;
-    fprintf(stderr, "%lld samples: loss %.4f", samples, loss / count);
-    if (program.loss != EDGEREV_MEAN_SQUARED_ERROR) fprintf(stderr, ", accuracy %.2f %%", 100 * correct / count);
+    fprintf(stderr, "%lld samples", samples);
+    if (ridge) fprintf(stderr, " added");
+    else fprintf(stderr, ": loss %.4f", loss / count);
+    if (!ridge && program.loss != EDGEREV_MEAN_SQUARED_ERROR)
+        fprintf(stderr, ", accuracy %.2f %%", 100 * correct / count);
     fprintf(stderr, "\n");
     loss = correct = count = 0;
 }
@@ -151,11 +176,10 @@ static void report_progress(void) {
 static int train(void) {
     const EdgerevTensor *raw = tensor("raw"), *target = tensor("target");
     const float *report = (const float *)(arena + tensor("report")->offset);
-    const EdgerevSection *part = section("train");
-    intptr_t most = program.batch, n = most;
+    intptr_t most = choose_parts(), n = most;
     size_t missing = 0;
     for (long long number = 1; n == most && (n = fill(raw, target, most, &missing)) > 0; number++) {
-        int code = step(part, n, samples);
+        int code = step(n, samples);
         if (code) return code;
         samples += n;
         loss += (double)report[EDGEREV_R_LOSS] * (double)n;
