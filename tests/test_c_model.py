@@ -616,15 +616,61 @@ def test_valgrind_finds_nothing(library, tmp_path):
 # -- the page ------------------------------------------------------------------------------------------------------
 
 
-def test_any_python_trains(folder, tmp_path):
+PAGE = ROOT / "docs" / "c.md"
+
+
+def fences(language):
+    """Return (language, text) of the page's blocks, in their order."""
+    return re.findall(rf"^```({language})\n(.*?)^```", PAGE.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+@pytest.mark.parametrize("learner_and_samples", [small, small_ridge])
+def test_any_python_trains(learner_and_samples, folder, tmp_path):
     """The page's example, which uses nothing but the files and the shared library."""
-    text = re.search(r"^```py\n(.*?)^```", (ROOT / "docs" / "c.md").read_text(), flags=re.M | re.S)[1]
+    [(_, text)] = fences("py")
     ast.parse(text, feature_version=(3, 4))
-    link_library(host_target().name, tmp_path / "libedgerev.so")
-    learner, x, y = small()
-    write_c_model(learner, tmp_path)
+    (tmp_path / "c").mkdir()
+    link_library(host_target().name, tmp_path / "c" / "libedgerev.so")
+    learner, x, y = learner_and_samples()
+    model = tmp_path / "model"
+    expected = kept(learner, model)
     command = [sys.executable, "-I", "-S", "-c", text]
     done = subprocess.run(command, input=records(x, y), cwd=tmp_path, capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr
-    learner.learn_many(x, y)
-    assert kept(learner, tmp_path / "python") == (tmp_path / PARAMETERS_FILE).read_bytes()
+    (learner.learn_many if learner_and_samples is small else learner.remember_many)(x, y)
+    assert expected != kept(learner, tmp_path / "python") == (model / PARAMETERS_FILE).read_bytes()
+
+
+def test_the_example_saves_finite_parameters_only(folder, tmp_path):
+    [(_, text)] = fences("py")
+    (tmp_path / "c").mkdir()
+    link_library(host_target().name, tmp_path / "c" / "libedgerev.so")
+    learner, *_ = small()
+    data = not_finite(learner, kept(learner, tmp_path / "model"), np.nan)
+    (tmp_path / "model" / PARAMETERS_FILE).write_bytes(data)
+    done = subprocess.run([sys.executable, "-c", text], input=b"", cwd=tmp_path, capture_output=True, timeout=60)
+    assert (done.returncode, b"a parameter is NaN or infinite: not saved" in done.stderr) == (1, True)
+    assert (tmp_path / "model" / PARAMETERS_FILE).read_bytes() == data
+
+
+def test_the_page_works_as_typed(folder, tmp_path):
+    """From an empty folder to a trained model; installing and bundles are tested elsewhere."""
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler: apt install gcc libc6-dev")
+    said = []
+    for language, text in fences(r"python|py|sh"):
+        if language == "py":
+            (tmp_path / "train.py").write_text(text)
+            continue
+        lines = [line for line in text.splitlines() if not line.startswith(("pip ", "edgerev build "))]
+        words = {"sh": ["sh", "-e", "-c", "\n".join(lines)], "python": [sys.executable, "-c", text]}[language]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        done = subprocess.run(words, cwd=tmp_path, env={**os.environ, "PATH": path}, capture_output=True, timeout=550)
+        assert done.returncode == 0, done.stderr
+        said.append(done.stderr.decode())
+    assert re.search(r"1797 samples: loss .*, accuracy", "".join(said))
+    learner = Learner.load(str(tmp_path / "model.edgerev"))
+    x, y = digits()
+    assert learner.steps == 113
+    assert (learner.predict_many(x) == y).mean() > 0.85
+    assert (tmp_path / "c-aarch64" / "train").stat().st_size > 10_000
