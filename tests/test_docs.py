@@ -18,7 +18,7 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MORE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # of these, the Makefile and other tests take care
 OUTSIDE = (
-    "make ", "pip ", "sh ", "cc ", "./train ", "python3 ",
+    "make ", "pip ", "sh ", "cd ", "systemctl ", "cc ", "./train ", "python3 ",
     "edgerev rss", "edgerev doctor", "edgerev bench", "edgerev build", "edgerev push",
 )  # fmt: skip
 
