@@ -111,10 +111,12 @@ def make(
     BundleError
         Dependencies cannot be downloaded.
     """
-    processor = named(target)
+    processor, output = named(target), Path(os.path.abspath(output))
     check_output(output, replace=replace)
     unit = service(arguments) if arguments else ""
     versions = list(dict.fromkeys(pythons or dependencies.default_pythons(target)))
+    for python in versions:
+        dependencies.check_python(python)
     scratch = Path(tempfile.mkdtemp(prefix=f".{output.name}-", dir=output.parent))
     try:
         folder = scratch / "bundle"

@@ -88,7 +88,7 @@ def fetch(target: Target, python: str, folder: Path) -> Fetched:
     UsageError
         `python` is no version, or one that edgerev does not run with.
     """
-    _check_python(python)
+    check_python(python)
     around = environment(target, python)
     wanted = _applying(metadata.requires("edgerev") or [], around)
     system: list[System] = []
@@ -121,7 +121,8 @@ def oldest_libc(wheels: Iterable[str]) -> str:
     return ".".join(map(str, max(needed))) if needed else ""
 
 
-def _check_python(python: str) -> None:
+def check_python(python: str) -> None:
+    """Raise UsageError unless edgerev runs with this version of Python, as "3.11"."""
     if not re.fullmatch(r"3\.\d+", python):
         raise UsageError(f"--python {python}: expected a version such as 3.11; `python3 --version` on the device tells")
     requirement = metadata.metadata("edgerev")["Requires-Python"]

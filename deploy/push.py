@@ -8,6 +8,7 @@ installed by its own `device/install.py`, which checks everything again. What ru
 from __future__ import annotations
 
 import json
+import re
 import shlex
 import subprocess
 import tarfile
@@ -102,7 +103,7 @@ class Host:
             There is no ssh, the connection failed, or the command did; the message tells why in the device's words.
         """
         with tempfile.TemporaryFile() as said:
-            command = [*self._ssh, self.name, shlex.join(words)]
+            command = [*self._ssh, "-T", self.name, shlex.join(words)]  # a terminal would change the bytes
             try:
                 process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=said)
             except OSError as error:
@@ -140,8 +141,8 @@ class Host:
         lines: list[str] = []
         self.run(["python3", "-c", (DEVICE / "probe.py").read_text(), root, *modules], report=lines.append)
         for line in lines:
-            if line.startswith(_PROBE_MARK):
-                return Device(**json.loads(line.removeprefix(_PROBE_MARK)))
+            if _PROBE_MARK in line:
+                return Device(**json.loads(line.partition(_PROBE_MARK)[2]))
         raise BundleError(f"{self.name} did not answer what it is; expected Python 3 there; it said: {lines}")
 
 
@@ -239,6 +240,9 @@ def check_fit(bundle: Bundle, device: Device, name: str) -> None:
     if lacks:
         problems.append(f"the bundle is for {wants.target}, whose processor has {', '.join(lacks)}; the device's has "
                         f"not; make one for it, or for a generic target: `edgerev build --list`")  # fmt: skip
+    if not re.fullmatch(r"/[A-Za-z0-9/._+-]*", device.root):  # as the installer there wants it
+        problems.append(f"{device.root!r} has letters that units and scripts do not take; expected letters, digits and "
+                        "/._+- only; name another folder with --path")  # fmt: skip
     if device.foreign:
         problems.append(f"{device.root} is not empty and not edgerev's; expected a new or an empty folder; name one "
                         "with --path")  # fmt: skip

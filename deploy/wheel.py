@@ -18,6 +18,7 @@ from edgerev.kernels.library import FOLDER, SUFFIX
 from edgerev.kernels.targets import TARGETS, Target, named
 
 PACKAGES = ("edgerev", "edgerev.kernels", "edgerev.deploy", "edgerev.tools")  # each may lie in a folder of its own
+INSTALLED = (".py", ".toml", ".c", ".h", ".sh")  # of a checkout, which may hold other things
 _EARLIEST = "315532800"  # 1980, the first that a zip file can say
 
 
@@ -57,13 +58,15 @@ def make_wheel(name: str, folder: Path) -> Path:
     tag = f"py3-none-{platform_tag(target)}"
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"edgerev-{installed.version}-{tag}.whl"
-    with tempfile.TemporaryDirectory() as scratch, _reproducible(), WheelFile(path, "w") as wheel:
-        library = link_library(name, Path(scratch) / "library")
-        for place, source in _installed_files():
-            wheel.writestr(place, source.read_bytes())
-        wheel.writestr(f"edgerev/kernels/{os.path.basename(FOLDER)}/{name}{SUFFIX}", library.read_bytes())
-        for place, text in _metadata_files(installed, tag):
-            wheel.writestr(f"edgerev-{installed.version}.dist-info/{place}", text)
+    with tempfile.TemporaryDirectory(dir=folder) as scratch, _reproducible():
+        library, written = link_library(name, Path(scratch) / "library"), Path(scratch) / path.name
+        with WheelFile(written, "w") as wheel:
+            for place, source in _installed_files():
+                wheel.writestr(place, source.read_bytes())
+            wheel.writestr(f"edgerev/kernels/{os.path.basename(FOLDER)}/{name}{SUFFIX}", library.read_bytes())
+            for place, text in _metadata_files(installed, tag):
+                wheel.writestr(f"edgerev-{installed.version}.dist-info/{place}", text)
+        os.replace(written, path)  # so that what has the name is whole
     return path
 
 
@@ -82,7 +85,7 @@ def _installed_files() -> Iterator[tuple[str, Path]]:
         (root,) = import_module(package).__path__
         for file in Path(root).rglob("*"):
             inside = file.relative_to(root)
-            if file.is_file() and "__pycache__" not in inside.parts and file.suffix != SUFFIX:
+            if file.is_file() and file.suffix in INSTALLED:
                 found[f"{package.replace('.', '/')}/{inside.as_posix()}"] = file
     yield from sorted(found.items())
 

@@ -110,6 +110,24 @@ def test_a_folder_that_is_not_edgerevs(sshd, tmp_path):
     assert os.listdir(tmp_path / "mine") == ["file"]
 
 
+@pytest.mark.parametrize("root", ["with space", "with'quote"])
+def test_a_folder_that_scripts_do_not_take(sshd, tmp_path, root):
+    bundle = small_bundle(tmp_path / "bundle", **here())
+    with pytest.raises(BundleError, match=r"letters that units and scripts do not take(?s:.*)nothing was sent"):
+        push(bundle, Host(HOST, sshd.ssh), root=str(sshd.home / root))
+
+
+def test_a_shell_that_greets(tmp_path):
+    shell = tmp_path / "shell"
+    shell.write_text("printf 'Welcome! '\nexec sh -c \"$1\"\n")
+    with loopback(tmp_path / "sshd", shell=shell) as device:
+        assert Host(HOST, device.ssh).ask("~/edgerev").root == str(device.home / "edgerev")
+
+
+def test_a_terminal_is_not_asked_for(sshd):
+    assert Host(HOST, f"{sshd.ssh} -o RequestTTY=force").ask("~/edgerev").machine
+
+
 def test_a_wheel_that_is_none(sshd, tmp_path):
     bundle = small_bundle(tmp_path / "bundle")
     (bundle / WHEEL).write_bytes(b"nothing")
