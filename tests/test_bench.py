@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 
 import harness
-from edgerev.arena import plan
 from edgerev.cli import bench
 from edgerev.cli.tables import show_gemm, show_kernels, show_peers
 from edgerev.errors import EdgerevError, UsageError
@@ -20,8 +19,6 @@ from edgerev.kernels.targets import host_target
 from edgerev.layers import Conv2d, Dense, Depthwise, ReLU
 from edgerev.learner import Learner
 from edgerev.net import Block, Head, Net
-from edgerev.program import Region
-from edgerev.runtime import Runtime
 from edgerev.tools import bench_depth, bench_kernels, bench_peers, peaks, timing
 from edgerev.tools.bench_gemm import gemm_grid
 from edgerev.tools.bench_step import step_learner, step_profile
@@ -422,13 +419,3 @@ def test_without_peers_only_threads_are_compared():
     figures = bench_peers.peers_figures(None, None, rows=[("mlp1", 1)], speedups=[("mlp1", 2)], rounds=1, seconds=1e-3)
     assert figures["rows"] == []
     assert [(row["net"], row["batch"]) for row in figures["threads"]] == [("mlp1", 2)]
-
-
-def test_programs_of_benchmarks_are_programs():
-    program = peaks.start_program()
-    y = program.tensor("y", (5,), Region.IO)
-    with program.section("run"):
-        program.emit(Op.ZERO, y)
-    assert type(program).from_bytes(program.to_bytes()).names == program.names
-    runtime = Runtime(program, plan(program))
-    assert runtime.run_rows(0, 1, 1) == 0
