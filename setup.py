@@ -5,7 +5,6 @@ kernels are compiled from the sources when they are first needed, and again when
 """
 
 import os
-import platform
 import subprocess
 import sys
 
@@ -35,7 +34,7 @@ class BuildWithKernels(build_py):
         super().run()
         if not self.editable_mode:
             folder = "Path('edgerev/kernels/libraries')"
-            ask(self.build_lib, f"link_libraries(generic_targets({platform.machine()!r}), {folder})")
+            ask(self.build_lib, f"link_libraries(generic_targets(), {folder})")
 
 
 class PlatformWheel(bdist_wheel):
@@ -49,8 +48,7 @@ class PlatformWheel(bdist_wheel):
         if "editable_wheel" in self.distribution.commands:
             return super().get_tag()  # it links to the sources, and no other machine sees it
         build_lib = self.get_finalized_command("build").build_lib
-        expression = f"platform_tag(named(generic_targets({platform.machine()!r})[0]))"
-        return "py3", "none", ask(build_lib, expression)
+        return "py3", "none", ask(build_lib, "platform_tag(named(generic_targets()[0]))")
 
 
 setup(

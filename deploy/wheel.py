@@ -15,21 +15,36 @@ from pathlib import Path
 from edgerev.deploy.cross import link_library
 from edgerev.errors import KernelError
 from edgerev.kernels.library import FOLDER, SUFFIX
-from edgerev.kernels.targets import TARGETS, Target, named
+from edgerev.kernels.targets import TARGETS, Target, architecture, named
 
 PACKAGES = ("edgerev", "edgerev.kernels", "edgerev.deploy", "edgerev.tools")  # each may lie in a folder of its own
 INSTALLED = (".py", ".toml", ".c", ".h", ".sh")  # of a checkout, which may hold other things
 _EARLIEST = "315532800"  # 1980, the first that a zip file can say
 
 
-def generic_targets(machine: str) -> list[str]:
+def generic_targets(machine: str = "") -> list[str]:
     """Return the targets whose libraries a wheel for every machine of an architecture holds.
 
     Parameters
     ----------
-    machine : as `platform.machine` says: x86_64, aarch64 or armv7l
+    machine : its name in wheels: x86_64, aarch64 or armv7l; that of this Python if left out
+
+    Raises
+    ------
+    KernelError
+        There are no kernels for it.
     """
-    return [target.name for target in TARGETS.values() if target.machine == machine and target.generic]
+    wanted = [target for target in TARGETS.values() if target.generic]
+    found = [
+        target.name for target in wanted
+        if (target.machine == machine if machine else target.architecture == architecture())
+    ]  # fmt: skip
+    if not found:
+        raise KernelError(
+            f"there are no kernels for {machine or architecture()}; expected one of "
+            f"{', '.join(sorted({target.machine for target in wanted}))}, on Linux; install edgerev there"
+        )
+    return found
 
 
 def platform_tag(target: Target) -> str:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgerev.deploy.wheel import generic_targets, make_wheel, platform_tag
-from edgerev.errors import UsageError
+from edgerev.errors import KernelError, UsageError
 from edgerev.kernels.targets import host_target
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -71,6 +71,9 @@ def test_each_architecture_has_libraries_for_all_its_machines():
     assert generic_targets("x86_64") == ["x86-64-v2", "x86-64-v3", "x86-64-v4"]
     assert generic_targets("aarch64") == ["aarch64"]
     assert generic_targets("armv7l") == ["armv7", "armv7-vfp"]
+    assert host_target().name in generic_targets()
+    with pytest.raises(KernelError, match="no kernels for riscv64; expected one of aarch64, armv7l, x86_64"):
+        generic_targets("riscv64")
 
 
 def build_host_wheel(folder):
