@@ -8,7 +8,6 @@ installed by its own `device/install.py`, which checks everything again. What ru
 from __future__ import annotations
 
 import json
-import re
 import shlex
 import subprocess
 import tarfile
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from edgerev.deploy.bundle import DEVICE, INSTALLER, Bundle, verify
+from edgerev.deploy.device.root import FOLDER
 from edgerev.errors import BundleError, UsageError
 from edgerev.kernels.targets import TARGETS, decode_features
 from edgerev.units import format_bytes
@@ -240,7 +240,7 @@ def check_fit(bundle: Bundle, device: Device, name: str) -> None:
     if lacks:
         problems.append(f"the bundle is for {wants.target}, whose processor has {', '.join(lacks)}; the device's has "
                         f"not; make one for it, or for a generic target: `edgerev build --list`")  # fmt: skip
-    if not re.fullmatch(r"/[A-Za-z0-9/._+-]*", device.root):  # as the installer there wants it
+    if not FOLDER.fullmatch(device.root):
         problems.append(f"{device.root!r} has letters that units and scripts do not take; expected letters, digits and "
                         "/._+- only; name another folder with --path")  # fmt: skip
     if device.foreign:

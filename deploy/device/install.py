@@ -16,7 +16,6 @@ import importlib
 import io
 import json
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -27,6 +26,7 @@ from typing import Any
 
 from .root import (
     CURRENT,
+    FOLDER,
     PREVIOUS,
     SUMS,
     VENV,
@@ -344,7 +344,7 @@ def main(words: Sequence[str] | None = None, *, locked: bool = False) -> int:
     parser.add_argument("--path", default=os.path.expanduser("~/.local/share/edgerev"), help="where bundles lie")
     parser.add_argument("--rollback", action="store_true", help="switch to the bundle before the current one")
     args = parser.parse_args(words)
-    if not re.fullmatch(r"/[A-Za-z0-9/._+-]*", args.path):  # it becomes part of units and of scripts' first lines
+    if not FOLDER.fullmatch(args.path):
         parser.error(
             f"--path {args.path}: expected a whole path of letters, digits and /._+- only; choose another folder"
         )

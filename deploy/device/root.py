@@ -30,6 +30,7 @@ LOCK_SECONDS = 10.0
 SILENCE_SECONDS = 60.0
 _WORD = "[A-Za-z0-9_+!-][A-Za-z0-9_.+!-]*"  # so no "..", and nothing that a shell would take for more than a name
 PATH = re.compile(f"{_WORD}(?:/{_WORD})*")
+FOLDER = re.compile(r"/[A-Za-z0-9/._+-]*")  # where bundles may lie: part of units and scripts' first lines
 _LINE = re.compile(f"([0-9a-f]{{64}})  ({PATH.pattern})")
 _BUNDLE = re.compile("[0-9a-f]{64}")
 
