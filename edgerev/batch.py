@@ -9,13 +9,13 @@ import math
 import operator
 import sys
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from edgerev.errors import DataError
 from edgerev.kernels.layout import FRACTION_BITS, DType
 from edgerev.losses import Loss, MeanSquaredError
-from edgerev.net import Net
+from edgerev.net import Head, Net
 from edgerev.recipe import Recipe
 from edgerev.runtime import Runtime
 
@@ -100,8 +100,8 @@ class Batch:
         shape = runtime.program.decode_tensor(runtime.program.find("raw")).shape
         self.sample_shape = shape[3 - len(net.input_shape) :]
         self.elements = math.prod(self.sample_shape)
-        self.outputs = net.head.outputs
-        self.target_width = 1 if recipe.loss.labels else self.outputs
+        self.outputs, self.columns = net.head.outputs, net.head.columns
+        self.target_width = 1 if recipe.loss.labels else self.columns
 
     # -- checking ---------------------------------------------------------------------------------------------
 
@@ -149,7 +149,7 @@ class Batch:
         """
         if self.recipe.loss.labels:
             return self._labels(y, count)
-        values = self._values("targets", y, (self.outputs,))
+        values = self._values("targets", y, (self.columns,))
         if values.size != count:
             raise DataError(f"{count} samples but {values.size} targets; expected one target for each sample")
         return values
@@ -159,8 +159,8 @@ class Batch:
         if self.recipe.loss.labels:
             return self._labels([y], 1)
         values = _floats("the target", [y] if hasattr(y, "__float__") and not hasattr(y, "__len__") else y)
-        if len(values) != self.outputs:
-            raise DataError(f"the target has {len(values)} values; expected one for each of {self.outputs} outputs")
+        if len(values) != self.columns:
+            raise DataError(f"the target has {len(values)} values; expected one for each of {self.columns} outputs")
         return Values(1, memoryview(values))
 
     def _values(self, what: str, x: Any, shape: tuple[int, ...]) -> Values:
@@ -222,17 +222,17 @@ class Batch:
     def results(self, samples: Values) -> Any:
         """Return what `collect` fills: a NumPy array for a NumPy array, else an array of floats."""
         if is_numpy(samples.items):
-            return sys.modules["numpy"].empty((samples.size, self.outputs), "f4")
-        return array("f", bytes(4 * samples.size * self.outputs))
+            return sys.modules["numpy"].empty((samples.size, self.columns), "f4")
+        return array("f", bytes(4 * samples.size * self.columns))
 
     def collect(self, result: Any, first: int, n: int) -> None:
         """Copy the probabilities of `n` samples to `result`, from sample `first` on."""
         target = memoryview(result).cast("B").cast("f")
-        target[first * self.outputs : (first + n) * self.outputs] = self.probability[: n * self.outputs]
+        target[first * self.columns : (first + n) * self.columns] = self.probability[: n * self.columns]
 
     def first_result(self) -> list[float]:
         """Return the probabilities of the first sample."""
-        return self.probability[: self.outputs].tolist()
+        return self.probability[: self.columns].tolist()
 
     # -- the state --------------------------------------------------------------------------------------------
 
@@ -348,21 +348,32 @@ class Report(NamedTuple):
     samples: int
 
 
-def answer(values: Sequence[float], loss: Loss) -> Any:
+def answer(values: Sequence[float], outputs: int, loss: Loss) -> Any:
     """Return the answer that the probabilities or values of one sample stand for; see `Learner.predict_one`."""
     if loss.labels:
-        return max(range(len(values)), key=values.__getitem__)
+        return max(range(len(values)), key=values.__getitem__) % outputs
     return values if isinstance(loss, MeanSquaredError) else [int(value > 0.5) for value in values]
 
 
-def answers(probabilities: Any, outputs: int, loss: Loss) -> Any:
+def answers(probabilities: Any, head: Head, loss: Loss) -> Any:
     """Return the answers of many samples; see `Learner.predict_many`."""
     if is_numpy(probabilities):
         if loss.labels:
-            return probabilities.argmax(1)
+            return probabilities.argmax(1) % head.outputs
         return probabilities if isinstance(loss, MeanSquaredError) else (probabilities > 0.5).astype("i4")
     if not loss.labels:
-        found = answer(probabilities, loss)
+        found = answer(probabilities, head.outputs, loss)
         return array("i", found) if isinstance(found, list) else found
-    starts = range(0, len(probabilities), outputs)
-    return array("i", (answer(probabilities[start : start + outputs], loss) for start in starts))
+    return array("i", (column % head.outputs for column in _likeliest(probabilities, head.columns)))
+
+
+def tasks(probabilities: Any, head: Head) -> Any:
+    """Return the task that the likeliest answer of each sample belongs to."""
+    if is_numpy(probabilities):
+        return probabilities.argmax(1) // head.outputs
+    return array("i", (column // head.outputs for column in _likeliest(probabilities, head.columns)))
+
+
+def _likeliest(probabilities: Any, columns: int) -> Iterator[int]:
+    for start in range(0, len(probabilities), columns):
+        yield max(range(columns), key=lambda column: probabilities[start + column])

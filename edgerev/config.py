@@ -189,8 +189,7 @@ class Config(_Strict):
             _make_rate_schedule(self.rate_schedule, steps) if self.rate_schedule else defaults.rate_schedule,
             _make(Clip, self.clip) if self.clip else None,
             _make(LOSSES[self.loss.kind], self.loss) if self.loss else defaults.loss,
-            _make(Augment, self.augment) if self.augment else defaults.augment,
-            self.train.atomic,
+            _make(Augment, self.augment) if self.augment else defaults.augment, atomic=self.train.atomic,
         )
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 from edgerev.checkpoint_reader import Whole, verified
+from edgerev.continual.consolidation import CONSOLIDATIONS
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
@@ -17,10 +18,10 @@ from edgerev.program import Program, Region
 from edgerev.recipe import Augment, Recipe, Schedule
 from edgerev.runtime import Runtime
 
-CHECKPOINT_FORMAT = "1"
+CHECKPOINT_FORMAT = "2"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
-_WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items())}
+_WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items(), *CONSOLIDATIONS.items())}
 
 
 class Contents(NamedTuple):
@@ -44,8 +45,9 @@ def to_metadata(
 ) -> dict[str, str]:
     """Return the metadata of a checkpoint; `peek` reads them."""
     described = recipe.to_dict()
-    for name, part in (("optimizer", recipe.optimizer), ("loss", recipe.loss)):
-        described[name]["kind"] = _WORDS[type(part)]
+    for name in ("optimizer", "loss", "consolidation"):
+        if described[name] is not None:
+            described[name]["kind"] = _WORDS[type(getattr(recipe, name))]
     asked = memory.schedule.to_dict() if isinstance(memory.schedule, Schedule) else memory.schedule
     return {
         "format": CHECKPOINT_FORMAT, "net": json.dumps(net.to_dict()), "recipe": json.dumps(described),
@@ -138,9 +140,11 @@ def check_finite(path: str, runtime: Runtime) -> None:
 
 def _recipe_from_dict(data: dict) -> Recipe:
     optimizer, loss, clip = dict(data["optimizer"]), dict(data["loss"]), data["clip"]
+    method = dict(data["consolidation"] or {})
     return Recipe(
         data["batch"], OPTIMIZERS[optimizer.pop("kind")](**optimizer), RateSchedule(**data["rate_schedule"]),
-        Clip(**clip) if clip else None, LOSSES[loss.pop("kind")](**loss), Augment(**data["augment"]), data["atomic"],
+        Clip(**clip) if clip else None, LOSSES[loss.pop("kind")](**loss), Augment(**data["augment"]),
+        CONSOLIDATIONS[method.pop("kind")](**method) if method else None, tuple(data["rates"]), data["atomic"],
     )
 
 
@@ -170,5 +174,6 @@ def facts(net: Net, recipe: Recipe) -> dict[str, str]:
     """Return, by name and as text, all that decides what a model's numbers mean."""
     found = {name: json.dumps(value) for name, value in net.to_dict().items()}
     found["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
+    found["consolidation"] = _WORDS[type(recipe.consolidation)] if recipe.consolidation else "none"
     found["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
     return found

@@ -47,7 +47,7 @@ def _add_up(learner: Learner, records: Records) -> float:
     feed = Feed(records, learner)
     numbers = _class_numbers(records.classes, learner.classes) if records.classes is not None else []
     found, targets = learner.runtime.view("probability"), learner.runtime.view("target")
-    outputs, most, count = learner.net.head.outputs, learner.schedule.micro_batch, len(records)
+    outputs, most, count = learner.net.head.columns, learner.schedule.micro_batch, len(records)
     total = 0.0
     for first in range(0, count, most):
         n = feed.fill(range(first, min(first + most, count)))

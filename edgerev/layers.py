@@ -161,9 +161,25 @@ class Dropout(Layer):
         settle(self, NetError, rate=(finite32, 0, BELOW_ONE))
 
 
+class Adapter(Layer):
+    """A bottleneck beside the identity, ``x + up(relu(down(x)))``, of which each task has its own; starts at x.
+
+    References
+    ----------
+    Rebuffi, Bilen, Vedaldi 2017, "Learning multiple visual domains with residual adapters", eq. 1; Houlsby et al. 2019,
+    "Parameter-efficient transfer learning", section 2.1.
+    """
+
+    word = "adapter"
+    rank: int = 4
+
+    def __post_init__(self) -> None:
+        settle(self, NetError, rank=(whole, 1, INT32_MAX))
+
+
 LAYERS: dict[str, type[Layer]] = {
     kind.word: kind
-    for kind in (Dense, Conv1d, Conv2d, Pointwise, Depthwise, ReLU, GELU, SiLU, RMSNorm, GroupNorm, Dropout)
+    for kind in (Dense, Conv1d, Conv2d, Pointwise, Depthwise, ReLU, GELU, SiLU, RMSNorm, GroupNorm, Dropout, Adapter)
 }
 
 

@@ -7,8 +7,9 @@ from array import array
 from collections.abc import Sequence
 from typing import Any
 
-from edgerev.batch import Batch, Report, Values, answer, answers
+from edgerev.batch import Batch, Report, Values, answer, answers, tasks
 from edgerev.bijection import Bijection
+from edgerev.continual.consolidation import Consolidation
 from edgerev.errors import NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_SEED, C_STEP, V_FACTOR, LossKind
@@ -19,17 +20,18 @@ from edgerev.optimizers import Clip, Optimizer, RateSchedule
 from edgerev.persistent import Persistent
 from edgerev.position import Inputs, MemoryRequest, Position
 from edgerev.recipe import Augment, Recipe, Schedule
+from edgerev.remembering import Remembering
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 
 
-class Learner(Persistent, Bijection):
+class Learner(Persistent, Bijection, Remembering):
     """Train and use a reversible net in one fixed allocation; for one thread at a time, others get a UsageError.
 
     Parameters
     ----------
     net : the net
-    optimizer, loss, batch, rate_schedule, clip, augment, atomic : see `Recipe`
+    optimizer, loss, batch, rate_schedule, clip, augment, consolidation, rates, atomic : see `Recipe`
     budget : most bytes of the arena, also as text ("8MiB"), or None; the fastest schedule that fits is taken
     schedule : "reversible" (also when left out) or "stored", without a budget
     threads : threads that compute together; results are the same bits for any number
@@ -47,13 +49,14 @@ class Learner(Persistent, Bijection):
     def __init__(
         self, net: Net, *, optimizer: Optimizer | None = None, loss: Loss | None = None, batch: int = 16,
         rate_schedule: RateSchedule | None = None, clip: Clip | None = None, augment: Augment | None = None,
-        atomic: bool = False, budget: int | str | None = None, schedule: str | Schedule | None = None,
+        consolidation: Consolidation | None = None, rates: tuple[float, ...] = (), atomic: bool = False,
+        budget: int | str | None = None, schedule: str | Schedule | None = None,
         threads: int = 1, seed: int = 0, data_bytes: int = 0,
     ) -> None:
         defaults = Recipe()
         recipe = Recipe(
             batch, optimizer or defaults.optimizer, rate_schedule or defaults.rate_schedule, clip,
-            loss or defaults.loss, augment or defaults.augment, atomic,
+            loss or defaults.loss, augment or defaults.augment, consolidation, rates, atomic,
         )
         self._set_up(net, recipe, seed, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
 
@@ -70,7 +73,7 @@ class Learner(Persistent, Bijection):
         self._counters[C_SEED] = seed
         self._report = self.runtime.view("report")
         self._batch = Batch(self.runtime, net, recipe)
-        self._stale = net.head.kind == "ridge"
+        self._stale = net.head.closed_form
         self._deferred = "accumulator" in {region.value for region in set(choice.program.regions)}
         self.runtime.run("init", 1)
         self._set_loss_weights()
@@ -211,39 +214,6 @@ class Learner(Persistent, Bijection):
                 error.status, error.row,
             ) from error
 
-    @exclusive
-    def remember_many(self, x: Any, y: Any) -> None:
-        """Add samples to the sums of a ridge head, with the features that the backbone gives now.
-
-        Raises
-        ------
-        DataError, NumericError
-            As for `learn_many`. Samples go in by micro-batches: those before the one that failed are kept in the sums.
-        """
-        self._need_ridge()
-        samples, targets = self._check_batch(x, y)
-        for first in range(0, samples.size, self.schedule.micro_batch):
-            self.remember_step(self._batch.fill(samples, targets, first, self.schedule.micro_batch))
-
-    @exclusive
-    def remember_step(self, n: int) -> None:
-        """Add the `n` samples that lie in the arena's input to the sums of a ridge head."""
-        self._need_whole()
-        self.runtime.run("encode", n, until="forward")
-        self.runtime.run("ridge_add", n)
-        self._stale = True
-
-    @exclusive
-    def forget(self) -> None:
-        """Set the sums of a ridge head to zero."""
-        self._need_ridge()
-        self.runtime.run("ridge_reset", 1)
-        self._stale = True
-
-    def _need_ridge(self) -> None:
-        if self.net.head.kind != "ridge":
-            raise UsageError("this net has no ridge head; make it with Head(kind='ridge')")
-
     # -- predicting -------------------------------------------------------------------------------------------
 
     @exclusive
@@ -251,21 +221,16 @@ class Learner(Persistent, Bijection):
         """Compute the probabilities of the `n` samples, one micro-batch at most, that lie in the arena's input."""
         self._need_whole()
         if self._stale:
-            if not any(self.runtime.view("ridge.counts")):
-                raise NumericError(
-                    "the ridge head has no samples yet; expected some: add samples first, or resume the training that "
-                    "this model comes from, which has not got that far"
-                )
-            self.runtime.run("ridge_solve", 1)
-            self._stale = False
+            self._solve()
         self.runtime.run("encode", n, until="read_out")
 
     @exclusive
     def predict_proba_many(self, x: Any) -> Any:
         """Return ``(samples, outputs)`` float32: probabilities, or values for the mean squared error.
 
-        A NumPy array for a NumPy array, else an ``array`` in row order. A ridge head's answers are turned into
-        probabilities by a softmax of its scores.
+        A NumPy array for a NumPy array, else an ``array`` in row order. The answers of a head in closed form are turned
+        into probabilities by a softmax of its scores. A head for several tasks has outputs for each of them in turn;
+        where a task is at hand, those of others are 0.
         """
         samples = self._batch.samples(x)
         result = self._batch.results(samples)
@@ -291,7 +256,12 @@ class Learner(Persistent, Bijection):
     @exclusive
     def predict_many(self, x: Any) -> Any:
         """Return ``(samples,)`` class numbers; 0 or 1 for each output of a binary loss; values for squared error."""
-        return answers(self.predict_proba_many(x), self.net.head.outputs, self.recipe.loss)
+        return answers(self.predict_proba_many(x), self.net.head, self.recipe.loss)
+
+    @exclusive
+    def predict_task_many(self, x: Any) -> Any:
+        """Return ``(samples,)`` task numbers: of that whose answer is the likeliest; see `task`."""
+        return tasks(self.predict_proba_many(x), self.net.head)
 
     @exclusive
     def predict_one(self, x: Any) -> Any:
@@ -300,4 +270,4 @@ class Learner(Persistent, Bijection):
 
     def answer(self, values: Sequence[float]) -> Any:
         """Return the answer that the probabilities or values of one sample stand for; see `predict_one`."""
-        return answer(values, self.recipe.loss)
+        return answer(values, self.net.head.outputs, self.recipe.loss)

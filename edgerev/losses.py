@@ -55,6 +55,12 @@ class BinaryCrossEntropy(_Smoothed):
     number = LossKind.BINARY_CROSS_ENTROPY
 
 
+class SoftCrossEntropy(Loss):
+    """Softmax cross-entropy with a share of each class as target, as in distillation (Hinton et al. 2015)."""
+
+    number = LossKind.SOFT_CROSS_ENTROPY
+
+
 class MeanSquaredError(Loss):
     """Mean over outputs of the squared difference."""
 
@@ -62,5 +68,6 @@ class MeanSquaredError(Loss):
 
 
 LOSSES: dict[str, type[Loss]] = {
-    "cross_entropy": CrossEntropy, "binary_cross_entropy": BinaryCrossEntropy, "mean_squared_error": MeanSquaredError,
+    "cross_entropy": CrossEntropy, "soft_cross_entropy": SoftCrossEntropy,
+    "binary_cross_entropy": BinaryCrossEntropy, "mean_squared_error": MeanSquaredError,
 }

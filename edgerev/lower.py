@@ -11,11 +11,14 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 
-from edgerev.kernels.layout import DType, Op, PoolKind
+from edgerev.continual.consolidation import EWC
+from edgerev.kernels.layout import ConsolidationKind, Op
+from edgerev.lower_head import HeadLowering
 from edgerev.lower_layers import Context
 from edgerev.lower_tensors import NetTensors
 from edgerev.lower_update import Updater
 from edgerev.net import Function, Net, Squeeze
+from edgerev.numbers import FLOAT32_MAX
 from edgerev.program import Program, Region
 from edgerev.recipe import Recipe, Schedule
 
@@ -25,8 +28,9 @@ FIRST_INIT_STREAM = 1 << 20  # streams of initial weights; those below belong to
 def lower(net: Net, recipe: Recipe, schedule: Schedule) -> Program:
     """Return the program of `net`.
 
-    Its sections are init; train; encode (to the state at the backbone's entry), forward, read_out, inverse; and, for
-    a ridge head, ridge_reset, ridge_add, ridge_solve. All but train see at most one micro-batch.
+    Its sections are init; train; encode (to the state at the backbone's entry), forward, read_out, inverse; for a head
+    in closed form those of `edgerev.lower_head`; for consolidation fade and fisher (EWC), and consolidate. All but
+    train see at most one micro-batch, and fisher one sample.
 
     Raises
     ------
@@ -46,6 +50,7 @@ class Lowering:
         self.program = Program(recipe.batch, schedule.threads)
         self.tensors = NetTensors(self.program, net, recipe, schedule)
         self.updater = Updater(self.tensors)
+        self.head = HeadLowering(self.program, self.tensors, self.updater, schedule, self._context, self._chunks)
         self._parts = list(net.functions())
         self._scale = net.branch_scale
         self._signatures: dict[tuple, str] = {}
@@ -68,12 +73,16 @@ class Lowering:
                 self._forward(train=False)
                 program.emit(Op.CHECK)
             with program.section("read_out"):
-                self._read_out()
+                self.head.read_out()
             with program.section("inverse"):
                 self._inverse()
                 program.emit(Op.CHECK)
-        if self.net.head.kind == "ridge":
-            self._ridge_sections()
+        if self.net.head.closed_form:
+            self.head.closed_form_sections()
+        if self.recipe.consolidation is not None:
+            self._consolidation_sections()
+        if self.tensors.banks:
+            self._bank_sections()
 
     def _initialise(self) -> None:
         emit, counters = self.program.emit, self.tensors.counters
@@ -81,17 +90,27 @@ class Lowering:
         emit(Op.INIT, self.tensors.mean, counters, value=0.0)
         emit(Op.INIT, self.tensors.scale, counters, value=1.0)
         stream = FIRST_INIT_STREAM
-        for _, module in self.tensors.modules():
+        fixed = [] if self.tensors.expansion is None else [self.tensors.expansion]
+        for module in (*self.tensors.modules.values(), *fixed):
             for parameter in (parameter for found in module.parameters for parameter in found):
                 value = parameter.bound or parameter.constant
-                self.program.trainable += self.program.decode_tensor(parameter.tensor).size
                 emit(Op.INIT, parameter.tensor, counters, random=parameter.bound > 0, value=value, stream=stream)
                 stream += 1
-                for moment in parameter.moments:
-                    emit(Op.ZERO, moment)
-        if self.net.head.kind == "ridge":
-            for tensor in (*self.tensors.ridge, *self.tensors.sums):
-                emit(Op.ZERO, tensor)
+                for tensor in (*parameter.moments, *parameter.memory[::2]):
+                    emit(Op.ZERO, tensor)
+                for anchor in parameter.memory[1:2]:
+                    emit(Op.CONSOLIDATE, -1, anchor, -1, parameter.tensor, kind=ConsolidationKind.EWC)
+        self.program.trainable = sum(
+            self.program.decode_tensor(parameter.tensor).size for parameter in self.tensors.parameters()
+        )
+        for tensor in (*self.tensors.closed, *self.tensors.sums):
+            emit(Op.ZERO, tensor)
+        for tensor, value in zip(self.tensors.value_range, (FLOAT32_MAX, -FLOAT32_MAX)):
+            emit(Op.INIT, tensor, counters, value=value)  # no range yet
+        for bank, parameter in self.tensors.banks:
+            value = parameter.bound or parameter.constant
+            emit(Op.INIT, bank, counters, random=parameter.bound > 0, value=value, stream=stream)
+            stream += 1
 
     def _train(self) -> None:
         optimizer, program, rates = self.recipe.optimizer, self.program, self.recipe.rate_schedule
@@ -104,7 +123,7 @@ class Lowering:
         for _ in self._micro_batches():
             self._encode(train=True)
             self._forward(train=True)
-            self._loss_and_head()
+            self.head.loss_and_gradient()
             self._backward()
             self._stem_backward()
         program.emit(Op.REPORT, self.tensors.report, self.tensors.losses)
@@ -208,70 +227,24 @@ class Lowering:
                 self.program.emit(Op.SQUEEZE, moved, source[half], inverse=inverse)
                 self.program.emit(Op.COPY, target[half], moved)
 
-    def _pool(self) -> int:
-        features = self.program.tensor(
-            "features", (self.net.features,), Region.WORKSPACE, capacity=self.schedule.micro_batch
-        )
-        self.program.emit(Op.POOL, features, *self.tensors.states[-1], kind=PoolKind[self.net.head.pool.upper()])
-        return features
-
-    def _logits(self) -> int:
-        return self.program.tensor(
-            "logits", (self.net.head.outputs,), Region.WORKSPACE, capacity=self.schedule.micro_batch
-        )
-
-    def _read_out(self) -> None:
-        program = self.program
-        with program.block("head"), program.scope(Region.WORKSPACE, "read_out"):
-            features, logits = self._pool(), self._logits()
-            weights = [parameter.tensor for parameter in self.tensors.head.parameters[0]]
-            if self.net.head.kind == "ridge":
-                weights = self.tensors.ridge
-            program.emit(Op.CONV, logits, features, *weights, kernel_h=1, kernel_w=1)
-            program.emit(Op.PROBABILITY, self.tensors.probability, logits, kind=self.recipe.loss.number)
-            program.emit(Op.CHECK)
-
     # -- backward ---------------------------------------------------------------------------------------------
 
     def _signature(self, part: Function) -> str:
         """Return a short name that residual functions of one structure share, and with it their scratch."""
         return self._signatures.setdefault((part.layers, part.shape), f"function{len(self._signatures)}")
 
-    def _loss_and_head(self) -> None:
-        program, tensors, head = self.program, self.tensors, self.tensors.head
-        size = self.schedule.micro_batch
-        context = Context(
-            program, size, size, tensors.counters, tensors.barrier, self.schedule.threads, once=True, train=True
-        )
-        with (
-            program.block("head"), program.scope(Region.WORKSPACE, "head"),
-            self.updater.gradient("head", "head", head) as gradients,
-        ):
-            head.prepare(context, backward=True)
-            features = self._pool()
-            logits = head.forward(context, features)[-1]
-            slope = head.output_gradient(context)
-            program.emit(
-                Op.LOSS, slope, tensors.losses, logits, tensors.target, tensors.loss_weights,
-                kind=self.recipe.loss.number, smoothing=getattr(self.recipe.loss, "smoothing", 0.0),
-            )
-            program.emit(Op.CHECK)
-            dfeatures = context.scratch("dfeatures", (self.net.features,))
-            head.backward(context, [features], slope, gradients, dfeatures)
-            kind = PoolKind[self.net.head.pool.upper()]
-            program.emit(Op.POOL_GRAD, *self.tensors.state_gradients[-1], dfeatures, kind=kind)
-
     def _backward(self) -> None:
         stage, left = len(self.tensors.states) - 1, len(self.tensors.functions)
         for part in reversed(self._parts):
             if isinstance(part, Squeeze):
                 stage -= 1
-                if left > len(self.tensors.stored):  # stored functions do not look at the state any more
-                    self._squeeze(self.tensors.states, stage, inverse=True)
-                self._squeeze(self.tensors.state_gradients, stage, inverse=True)
+                with self.updater.unless_frozen(left):
+                    if left > len(self.tensors.stored):  # stored functions do not look at the state any more
+                        self._squeeze(self.tensors.states, stage, inverse=True)
+                    self._squeeze(self.tensors.state_gradients, stage, inverse=True)
                 continue
             left -= 1
-            with self.program.block(part.name):
+            with self.program.block(part.name), self.updater.unless_frozen(left + 1):
                 self._function_backward(part, stage)
 
     def _function_backward(self, part: Function, stage: int) -> None:
@@ -294,8 +267,8 @@ class Lowering:
         program, stem = self.program, self.tensors.stem
         context, half = self._context(train=True), self.net.half_shape[-1]
         with (
-            program.block("stem"), self.updater.gradient("stem", "stem", stem) as gradients,
-            self._workspace("stem/backward"), self._chunks(),
+            program.block("stem"), self.updater.unless_frozen(0),
+            self.updater.gradient("stem", "stem", stem) as gradients, self._workspace("stem/backward"), self._chunks(),
         ):
             x = self._input(context)
             dy = stem.output_gradient(context)
@@ -303,21 +276,34 @@ class Lowering:
                 program.emit(Op.LOAD, dy, slope, channel=side * half)
             stem.backward(context, [x], dy, gradients)
 
-    # -- ridge ------------------------------------------------------------------------------------------------
+    # -- remembering ------------------------------------------------------------------------------------------
 
-    def _ridge_sections(self) -> None:
-        program, size = self.program, self.net.features
-        with program.section("ridge_reset"):
-            for tensor in self.tensors.sums:
-                program.emit(Op.ZERO, tensor)
-        with (
-            program.section("ridge_add"), program.samples(0, self.schedule.micro_batch), program.block("head"),
-            program.scope(Region.WORKSPACE, "ridge_add"),
-        ):
-            features = self._pool()
-            program.emit(Op.RIDGE_SUMS, *self.tensors.sums, features, self.tensors.target)
-            program.emit(Op.CHECK)
-        with program.section("ridge_solve"), program.block("head"), program.scope(Region.WORKSPACE, "ridge_solve"):
-            work = program.tensor("work", (size + 2, size + 1), Region.WORKSPACE, dtype=DType.F64)
-            program.emit(Op.RIDGE_SOLVE, *self.tensors.ridge, work, *self.tensors.sums, strength=self.net.head.ridge)
-            program.emit(Op.CHECK)
+    def _consolidation_sections(self) -> None:
+        program, consolidation = self.program, self.recipe.consolidation
+        assert consolidation is not None
+        remembered = list(self.tensors.parameters())
+        if isinstance(consolidation, EWC):
+            with program.section("fade"):
+                for parameter in remembered:
+                    program.emit(Op.FADE, parameter.memory[0], self.tensors.scalars, factor=consolidation.decay)
+            with program.section("fisher"), program.samples(0, self.schedule.micro_batch), self.updater.estimation():
+                self._encode(train=True)
+                self._forward(train=True)
+                self.head.loss_and_gradient()
+                self._backward()
+                self._stem_backward()
+            program.most_samples["fisher"] = 1  # squares of the gradient of one sample, not of a mean
+        with program.section("consolidate"):
+            for parameter in remembered:
+                importance, anchor, path = (*parameter.memory, -1)[:3]
+                program.emit(
+                    Op.CONSOLIDATE, importance, anchor, path, parameter.tensor, kind=consolidation.number,
+                    damping=getattr(consolidation, "damping", 0.0),
+                )
+
+    def _bank_sections(self) -> None:
+        """Emit what puts away the weights that the task at hand has for itself, and what takes them out again."""
+        for section, store in (("put_away", 1), ("take_out", 0)):
+            with self.program.section(section):
+                for bank, parameter in self.tensors.banks:
+                    self.program.emit(Op.EXCHANGE, bank, parameter.tensor, self.tensors.counters, store=store)

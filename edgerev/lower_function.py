@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
 from edgerev import layers
 from edgerev.kernels.layout import NO_TENSOR, Op
-from edgerev.lower_layers import Context, Convolution, FusedSGD, Gradient, LoweredLayer, lower_layer
+from edgerev.lower_layers import Adapter, Context, Convolution, FusedSGD, Gradient, LoweredLayer, lower_layer
 from edgerev.program import Program, Region
 
 
 class Parameter(NamedTuple):
-    """A trainable tensor of the net."""
+    """A trainable tensor of the net.
+
+    Attributes
+    ----------
+    moments, memory : what the optimizer and what consolidation (importance, anchor, path) keep for it
+    bound, constant : see `edgerev.lower_layers.ParameterSpec`
+    """
 
     tensor: int
     moments: tuple[int, ...]
+    memory: tuple[int, ...]
     decays: bool
     bound: float
     constant: float
@@ -38,22 +45,23 @@ class Sequential:
     Parameters
     ----------
     name : prefix of its tensors
+    moments, memory : values that the optimizer and consolidation keep for each parameter
     streams : number of the first random stream that its dropout layers may use
     gain : factor on the bounds of the initial weights
     """
 
     def __init__(
-        self, program: Program, name: str, sequence: Sequence[layers.Layer], shape: layers.Shape, *, moments: int,
-        streams: int = 0, gain: float = 1.0,
+        self, program: Program, name: str, sequence: Sequence[layers.Layer], shape: layers.Shape, *, moments: int = 0,
+        memory: int = 0, streams: int = 0, gain: float = 1.0,
     ) -> None:
         self.program, self.name = program, name
         self.streams = streams
         self.layers = _lower_layers(tuple(sequence), tuple(shape))
         self.parameters: list[list[Parameter]] = []
         for lowered in self.layers:
-            self.parameters.append(self._register(lowered, moments, gain))
+            self.parameters.append(self._register(lowered, moments, memory, gain))
 
-    def _register(self, lowered: LoweredLayer, moments: int, gain: float) -> list[Parameter]:
+    def _register(self, lowered: LoweredLayer, moments: int, memory: int, gain: float) -> list[Parameter]:
         found = []
         for spec in lowered.parameters():
             name = f"{self.name}.{lowered.index}.{spec.name}"
@@ -61,8 +69,23 @@ class Sequential:
             kept = tuple(
                 self.program.tensor(f"{name}.moment{k + 1}", spec.shape, Region.OPTIMIZER) for k in range(moments)
             )
-            found.append(Parameter(tensor, kept, spec.decays, spec.bound * gain, spec.constant))
+            remembered = tuple(
+                self.program.tensor(f"{name}.{word}", spec.shape, Region.CONSOLIDATION)
+                for word in ("importance", "anchor", "path")[:memory]
+            )
+            found.append(Parameter(tensor, kept, remembered, spec.decays, spec.bound * gain, spec.constant))
         return found
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """Shape of what comes out of the last layer."""
+        return self.layers[-1].outputs
+
+    def own_parameters(self) -> Iterator[Parameter]:
+        """Yield the parameters that each task has for itself."""
+        for lowered, found in zip(self.layers, self.parameters):
+            if lowered.per_task:
+                yield from found
 
     def prepare(self, context: Context, *, forward: bool = True, backward: bool = False) -> None:
         """Emit what is the same for all samples: weights as `forward` and `backward` want them."""
@@ -121,6 +144,9 @@ class Sequential:
                 self._weight_gradient(index, context, x, dy, gradients)
                 if index == 0:
                     return
+            elif isinstance(lowered, Adapter):
+                inner = dy
+                lowered.backward(context, x, dy, self._weights(index), gradients[index])
             else:
                 inner = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
                 self._weight_gradient(index, context, x, dy, gradients)

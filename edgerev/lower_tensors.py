@@ -8,12 +8,13 @@ from edgerev import layers
 from edgerev.errors import NetError, UsageError
 from edgerev.kernels import layout
 from edgerev.kernels.layout import DType
-from edgerev.lower_function import Sequential
+from edgerev.lower_function import Parameter, Sequential
 from edgerev.lower_layers import shape3
 from edgerev.net import Function, Net, Squeeze
 from edgerev.program import Program, Region
 from edgerev.recipe import Recipe, Schedule
 
+SUM_TYPES = {"int32": DType.I32, "int64": DType.I64, "float64": DType.F64}
 STATE_TYPES = {"int32": DType.I32, "int16": DType.I16, "float32": DType.F32}
 
 
@@ -44,7 +45,7 @@ class NetTensors:
 
     def _input_output(self) -> None:
         tensor, batch, net = self.program.tensor, self.recipe.batch, self.net
-        shape, outputs = shape3(net.input_shape), net.head.outputs
+        shape, columns = shape3(net.input_shape), net.head.columns
         crop = self.recipe.augment.crop
         spatial = len(net.input_shape) - 1
         if (crop or self.recipe.augment.shift or self.recipe.augment.flip) and not spatial:
@@ -53,20 +54,23 @@ class NetTensors:
         self.raw = tensor("raw", raw, Region.IO, capacity=batch)
         labels = self.recipe.loss.labels
         self.target = tensor(
-            "target", (1 if labels else outputs,), Region.IO, dtype=DType.I32 if labels else DType.F32, capacity=batch
+            "target", (1 if labels else columns,), Region.IO, dtype=DType.I32 if labels else DType.F32, capacity=batch
         )
         self.losses = tensor("losses", (2,), Region.IO, capacity=batch)
-        self.probability = tensor("probability", (outputs,), Region.IO, capacity=batch)
+        self.probability = tensor("probability", (columns,), Region.IO, capacity=batch)
         self.mean = tensor("input.mean", (shape[2],), Region.PARAMETERS)
         self.scale = tensor("input.scale", (shape[2],), Region.PARAMETERS)
-        weights = self.recipe.loss.weights
-        if weights is not None and len(weights) != outputs:
-            raise UsageError(f"loss has {len(weights)} weights, the head {outputs} outputs; give one for each")
+        weights, outputs = self.recipe.loss.weights, net.head.outputs
+        if weights is not None and (len(weights) != outputs or columns != outputs):
+            raise UsageError(
+                f"loss has {len(weights)} weights, the head {columns} outputs; expected one for each; give as many"
+            )
         self.loss_weights = -1 if weights is None else tensor("loss.weights", (outputs,), Region.PARAMETERS)
 
     def _modules(self) -> None:
         """Register the parameters of stem, residual functions and head."""
         net, moments = self.net, self.recipe.optimizer.moments
+        memory = self.recipe.consolidation.values if self.recipe.consolidation else 0
         self.parts: list[Function | Squeeze] = list(net.functions())
         functions = [part for part in self.parts if isinstance(part, Function)]
         if self.schedule.stored > len(functions):
@@ -77,7 +81,9 @@ class NetTensors:
             name: str, sequence: tuple[layers.Layer, ...], shape: layers.Shape, gain: float = 1.0
         ) -> Sequential:
             nonlocal stream
-            made = Sequential(self.program, name, sequence, shape, moments=moments, streams=stream, gain=gain)
+            made = Sequential(
+                self.program, name, sequence, shape, moments=moments, memory=memory, streams=stream, gain=gain
+            )
             stream += len(sequence)
             return made
 
@@ -85,21 +91,59 @@ class NetTensors:
         self.stem = sequential("stem", (net.stem,), net.input_shape, half)
         self.functions = {part.name: sequential(part.name, part.layers, part.shape) for part in functions}
         self.stored = {part.name for part in functions[: self.schedule.stored]}
-        self.head = sequential("head", (layers.Dense(net.head.outputs),), (net.features,), half)
-        if net.head.kind == "ridge":
-            if not self.recipe.loss.labels:
-                raise NetError("a ridge head answers with classes; use the loss CrossEntropy, or a linear head")
-            size, outputs = net.features, net.head.outputs
-            tensor = self.program.tensor
-            self.ridge = [tensor("ridge.weight", (size, outputs), Region.PARAMETERS)]
-            self.ridge.append(tensor("ridge.bias", (outputs,), Region.PARAMETERS))
-            self.sums = [
-                tensor(f"ridge.{name}", shape, Region.CONSOLIDATION, dtype=dtype)
-                for name, shape, dtype in (
-                    ("gram", (size + 1, size + 1), DType.F64), ("moments", (size + 1, outputs), DType.F64),
-                    ("counts", (outputs,), DType.I64),
-                )
-            ]
+        self.head = sequential("head", (layers.Dense(net.head.columns),), (net.features,), half)
+        self.modules = {"stem": self.stem, **self.functions, "head": self.head}
+        self.banks = self._banks()
+        self._closed_form()
+
+    def _closed_form(self) -> None:
+        """Make what a head in closed form needs: weights, sums, the range of each feature, and a fixed expansion."""
+        net, head, tensor = self.net, self.net.head, self.program.tensor
+        self.closed: list[int] = []
+        self.sums: list[int] = []
+        self.value_range: list[int] = []
+        self.expansion: Sequential | None = None
+        if not head.closed_form:
+            return
+        if not self.recipe.loss.labels:
+            raise NetError(f"a {head.kind} head answers with classes; use the loss CrossEntropy, or a linear head")
+        if head.expansion:
+            shape = (*net.exit_shape[:-1], 2 * net.exit_shape[-1])
+            self.expansion = Sequential(self.program, "expansion", head.expansion, shape)
+        size, columns = net.closed_features, head.columns
+        self.closed = [
+            tensor("ridge.weight", (size, columns), Region.PARAMETERS),
+            tensor("ridge.bias", (columns,), Region.PARAMETERS),
+        ]
+        if head.sums != "float64":
+            self.value_range = [tensor(f"ridge.{end}", (size,), Region.PARAMETERS) for end in ("low", "high")]
+        dtype = SUM_TYPES[head.sums]
+        self.sums = [
+            tensor("ridge.gram", ((size + 1) * (size + 2) // 2,), Region.CONSOLIDATION, dtype=dtype),
+            tensor("ridge.moments", (size + 1, columns), Region.CONSOLIDATION, dtype=dtype),
+            tensor("ridge.counts", (columns,), Region.CONSOLIDATION, dtype=DType.I64),
+        ]
+
+    def _banks(self) -> list[tuple[int, Parameter]]:
+        """Make a place for each task's own weights."""
+        tasks = self.net.head.tasks
+        own = [parameter for name, module in self.modules.items() for parameter in module.own_parameters()]
+        return [
+            (
+                self.program.tensor(
+                    f"{self.program.names[parameter.tensor]}.tasks",
+                    (tasks, self.program.decode_tensor(parameter.tensor).size), Region.PARAMETERS,
+                ),
+                parameter,
+            )
+            for parameter in own
+        ]  # fmt: skip
+
+    def parameters(self) -> Iterator[Parameter]:
+        """Yield all trainable parameters, from the stem to the head."""
+        for module in self.modules.values():
+            for found in module.parameters:
+                yield from found
 
     def _state(self) -> None:
         """Make the pair of halves and of their gradients, once for each size that squeezes give them."""
@@ -118,8 +162,3 @@ class NetTensors:
                     for half in (0, 1)
                 ]
                 pairs.append((pair[0], pair[1]))
-
-    def modules(self) -> Iterator[tuple[str, Sequential]]:
-        yield "stem", self.stem
-        yield from self.functions.items()
-        yield "head", self.head

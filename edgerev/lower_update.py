@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from edgerev.errors import UsageError
 from edgerev.kernels import layout
 from edgerev.kernels.layout import ClipKind, Op
-from edgerev.lower_function import Sequential
+from edgerev.lower_function import Parameter, Sequential
 from edgerev.lower_layers import Convolution, FusedSGD, Gradient, LoweredLayer
 from edgerev.lower_tensors import NetTensors
 from edgerev.optimizers import SGD
@@ -31,11 +32,19 @@ class Updater:
             or (clip is not None and clip.kind == "global")
         )
         self._gradients: dict[str, list[Gradient]] = {}
+        self._estimating = False
+        rates = self.recipe.rates or (1.0,) * len(tensors.modules)
+        if len(rates) != len(tensors.modules):
+            raise UsageError(
+                f"rates has {len(rates)} factors; expected {len(tensors.modules)}, one for the stem, each residual "
+                "function and the head; give as many"
+            )
+        self._rates = dict(zip(tensors.modules, rates))
 
     @contextmanager
     def gradient(self, name: str, key: str, module: Sequential) -> Iterator[list[Gradient]]:
         """Provide tensors for a module's gradient; on leaving, update its parameters unless that is deferred."""
-        if self.deferred:
+        if self.deferred and not self._estimating:
             if name not in self._gradients:
                 self._gradients[name] = self._gradient_tensors(f"{name}.", Region.ACCUMULATOR, module)
             yield self._gradients[name]
@@ -44,12 +53,27 @@ class Updater:
             gradients = self._gradient_tensors("", Region.GRADIENT, module)
             yield gradients
             with self.program.samples(0, self.recipe.batch):
-                if self.recipe.clip is not None:
-                    self._norm(gradients, reset=True)
-                    self.program.emit(Op.CHECK)
-                    self._clip_function(module)
-                self._update(module, gradients)
+                if self._estimating:
+                    self._add_to_fisher(module, gradients)
+                else:
+                    if self.recipe.clip is not None:
+                        self._norm(gradients, reset=True)
+                        self.program.emit(Op.CHECK)
+                        self._clip_function(module)
+                    self._update(name, module, gradients)
                 self.program.emit(Op.CHECK)
+
+    @contextmanager
+    def estimation(self) -> Iterator[None]:
+        """Let gradients inside add to the Fisher information instead of changing parameters."""
+        self._estimating = True
+        yield
+        self._estimating = False
+
+    def _add_to_fisher(self, module: Sequential, gradients: list[Gradient]) -> None:
+        for found, slopes in zip(module.parameters, gradients):
+            for parameter, slope in zip(found, slopes):
+                self.program.emit(Op.FISHER, parameter.memory[0], slope, self.tensors.scalars)
 
     def _at_once(self, lowered: LoweredLayer) -> FusedSGD | None:
         """Return how a layer's gradient becomes its update without being written, or None."""
@@ -57,6 +81,8 @@ class Updater:
         if not (isinstance(lowered, Convolution) and lowered.filter is None and isinstance(optimizer, SGD)):
             return None
         if self.deferred or self.recipe.clip or optimizer.moments or schedule.chunk < self.recipe.batch:
+            return None
+        if self.recipe.consolidation or self.recipe.rates or self.tensors.banks:
             return None
         return FusedSGD(self.tensors.scalars, optimizer.weight_decay)
 
@@ -71,6 +97,10 @@ class Updater:
 
     def _shape(self, tensor: int) -> tuple[int, int, int]:
         return self.program.decode_tensor(tensor).shape
+
+    def unless_frozen(self, module: int) -> AbstractContextManager[None]:
+        """Leave out the instructions emitted inside where this module, counted from the stem, is kept as it is."""
+        return self.program.unless(self.tensors.counters, layout.C_FROZEN, module)
 
     def _norm(self, gradients: list[Gradient], *, reset: bool) -> None:
         """Add up the squares of a module's gradient, which also finds values that are not finite."""
@@ -91,34 +121,41 @@ class Updater:
         kind = ClipKind.ADAPTIVE if clip.kind == "adaptive" else ClipKind.NORM
         self.program.emit(Op.CLIP, self.tensors.scalars, kind=kind, limit=clip.limit)
 
-    def _update(self, module: Sequential, gradients: list[Gradient]) -> None:
-        optimizer = self.recipe.optimizer
-        for found, slopes in zip(module.parameters, gradients):
-            if isinstance(slopes, FusedSGD):
+    def _update(self, name: str, module: Sequential, gradients: list[Gradient]) -> None:
+        for lowered, found, slopes in zip(module.layers, module.parameters, gradients):
+            if isinstance(slopes, FusedSGD) or not found:
                 continue
-            for parameter, slope in zip(found, slopes):
-                moments = (*parameter.moments, -1, -1)[:2]
-                constants = dict(optimizer.constants())
-                if not parameter.decays:
-                    constants["decay"] = 0.0
-                self.program.emit(
-                    Op.UPDATE, parameter.tensor, *moments, slope, self.tensors.scalars, kind=optimizer.number,
-                    scale=1.0, clip=self.recipe.clip is not None, **constants,
-                )
+            shared = self.tensors.banks and not lowered.per_task and name != "head"
+            with self.program.unless(self.tensors.counters, layout.C_ADAPTERS, 0) if shared else nullcontext():
+                self._update_layer(name, found, slopes)
+
+    def _update_layer(self, name: str, found: list[Parameter], slopes: list[int]) -> None:
+        optimizer, consolidation = self.recipe.optimizer, self.recipe.consolidation
+        for parameter, slope in zip(found, slopes):
+            moments = (*parameter.moments, -1, -1)[:2]
+            importance, anchor, path = (*parameter.memory, -1, -1, -1)[:3]
+            constants = dict(optimizer.constants())
+            if not parameter.decays:
+                constants["decay"] = 0.0
+            self.program.emit(
+                Op.UPDATE, parameter.tensor, *moments, path, slope, self.tensors.scalars, importance, anchor,
+                kind=optimizer.number, scale=self._rates[name], clip=self.recipe.clip is not None,
+                strength=consolidation.pull if consolidation else 0.0, **constants,
+            )
 
     def commit(self) -> None:
         """Check all gradients, then update everything: nothing is touched unless all is finite."""
-        modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules()]
+        modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules.items()]
         clip = self.recipe.clip
         for index, (name, _, gradients) in enumerate(reversed(modules)):  # the order in which a failure spreads
-            with self.program.block(name):
+            with self.program.block(name), self.unless_frozen(len(modules) - 1 - index):
                 self._norm(gradients, reset=index == 0)
         self.program.emit(Op.CHECK)
         if clip is not None and clip.kind == "global":
             self.program.emit(Op.CLIP, self.tensors.scalars, kind=ClipKind.NORM, limit=clip.limit)
-        for name, module, gradients in modules:
-            with self.program.block(name):
+        for index, (name, module, gradients) in enumerate(modules):
+            with self.program.block(name), self.unless_frozen(index):
                 if clip is not None and clip.kind != "global":
                     self._norm(gradients, reset=True)
                     self._clip_function(module)
-                self._update(module, gradients)
+                self._update(name, module, gradients)

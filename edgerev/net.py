@@ -60,22 +60,64 @@ class Head(Value):
 
     Parameters
     ----------
-    outputs : classes, labels or values; a ridge head can meet at most so many classes
-    pool : "average" over positions, or "flatten" to keep them
-    kind : "linear", trained by gradient; "ridge" answers from closed-form sums instead, while a linear head still
-        leads the gradient into the backbone
-    ridge : strength of the ridge, for one sample
+    outputs : classes, labels or values of one task; a head in closed form can meet at most so many classes
+    pool : "average" over positions, "flatten" to keep them, or a number n: averages over n cells along time, or over
+        n x n cells of an image
+    kind : "linear", trained by gradient; "ridge" (regression) and "prototype" (class means under one covariance) answer
+        in closed form from sums over samples, while a linear head still leads the gradient into the backbone
+    ridge : strength of the ridge, for one sample; of whole features, in units of 127
+    tasks : tasks that have answers of their own, at most
+    sums : type of the closed form's sums: "float64", or "int32" and "int64" of features that are made whole numbers in
+        -127 .. 127, whose sums are exact and do not depend on the order of samples
+    rectify : whether negative values of the state count as 0 before they are averaged
+    expansion : layers with random weights that are never trained, between the backbone and the closed form
     """
 
     outputs: int
-    pool: Literal["average", "flatten"] = "average"
-    kind: Literal["linear", "ridge"] = "linear"
+    pool: Literal["average", "flatten"] | int = "average"
+    kind: Literal["linear", "ridge", "prototype"] = "linear"
     ridge: float = 1e-3
+    tasks: int = 1
+    sums: Literal["float64", "int32", "int64"] = "float64"
+    rectify: bool = False
+    expansion: tuple[Layer, ...] = ()
 
     def __post_init__(self) -> None:
-        settle(self, NetError, outputs=(whole, 1, INT32_MAX), ridge=(finite32, TINY, FLOAT32_MAX))
-        if self.pool not in ("average", "flatten") or self.kind not in ("linear", "ridge"):
-            raise NetError(f"{self}: expected pool average or flatten, and kind linear or ridge; change it")
+        settle(
+            self, NetError, outputs=(whole, 1, INT32_MAX), ridge=(finite32, TINY, FLOAT32_MAX),
+            tasks=(whole, 1, INT32_MAX),
+        )
+        if self.pool not in ("average", "flatten"):
+            settle(self, NetError, pool=(whole, 1, INT32_MAX))
+        for name, known in (("kind", ("linear", "ridge", "prototype")), ("sums", ("float64", "int32", "int64"))):
+            if getattr(self, name) not in known:
+                raise NetError(f"Head: {name} {getattr(self, name)!r}: expected one of {', '.join(known)}; change it")
+        whole("Head: columns", self.columns, 1, INT32_MAX, NetError)
+        of_type("Head: expansion", self.expansion, (tuple, list), "(Conv2d(24, 7), ReLU())", NetError)
+        for layer in self.expansion:
+            of_type("Head: a layer of the expansion", layer, Layer, "Conv2d(24, 7)", NetError)
+        object.__setattr__(self, "expansion", tuple(self.expansion))
+        if self.expansion and not self.closed_form:
+            raise NetError("Head: an expansion has weights that are never trained; it needs kind ridge or prototype")
+
+    @property
+    def columns(self) -> int:
+        """Outputs of all tasks together."""
+        return self.outputs * self.tasks
+
+    @property
+    def closed_form(self) -> bool:
+        """Whether answers come from sums."""
+        return self.kind != "linear"
+
+    def to_dict(self) -> dict:
+        """Return the head as plain data."""
+        return {**super().to_dict(), "expansion": [layer.to_dict() for layer in self.expansion]}
+
+    @classmethod
+    def from_dict(cls, data: dict) -> Head:
+        """Return the head that `to_dict` described."""
+        return cls(**{**data, "expansion": tuple(map(layer_from_dict, data.get("expansion", ())))})
 
 
 class Function(NamedTuple):
@@ -131,6 +173,7 @@ class Net(Value):
             raise NetError(f"stem {self.stem}: an odd number of channels cannot be split in halves; use an even one")
         for _ in self.functions():
             pass
+        whole("head: features", self.closed_features, 1, INT32_MAX, NetError)
 
     @property
     def half_shape(self) -> Shape:
@@ -177,13 +220,44 @@ class Net(Value):
         return 1 / math.sqrt(max(self.depth, 1))
 
     @property
+    def exit_shape(self) -> Shape:
+        """Shape of one half of the state at the end."""
+        *_, shape = self.stages()
+        return shape
+
+    def cells(self, shape: Shape) -> tuple[int, int]:
+        """Return the rows and columns of cells over whose positions the head averages samples of `shape`.
+
+        Raises
+        ------
+        NetError
+            There are more cells than positions.
+        """
+        height, width, _ = (1,) * (3 - len(shape)) + tuple(shape)
+        if self.head.pool == "flatten":
+            return height, width
+        number = 1 if self.head.pool == "average" else self.head.pool
+        rows = number if len(shape) == 3 else 1
+        if rows > height or number > width:
+            raise NetError(f"pool {number}: samples of shape {shape} have fewer positions there; take a smaller one")
+        return rows, number
+
+    @property
     def features(self) -> int:
         """Number of features that the head sees."""
-        *_, shape = self.stages()
-        positions = 1
-        for size in shape[:-1]:
-            positions *= size
-        return 2 * shape[-1] * (1 if self.head.pool == "average" else positions)
+        rows, columns = self.cells(self.exit_shape)
+        return rows * columns * 2 * self.exit_shape[-1]
+
+    @property
+    def closed_features(self) -> int:
+        """Number of features that the sums of a head in closed form see."""
+        if not self.head.expansion:
+            return self.features
+        shape: Shape = (*self.exit_shape[:-1], 2 * self.exit_shape[-1])
+        for layer in self.head.expansion:
+            shape = layer.output_shape(shape)
+        rows, columns = self.cells(shape)
+        return rows * columns * shape[-1]
 
     def to_dict(self) -> dict:
         """Return the net as plain data, for JSON; `from_dict` reads it."""
@@ -204,7 +278,8 @@ class Net(Value):
                 F, G = (tuple(map(layer_from_dict, part.get(letter, ()))) for letter in "FG")
                 parts.append(Block(F, G, part.get("repeat", 1)))
         return cls(
-            tuple(data["input_shape"]), layer_from_dict(data["stem"]), tuple(parts), Head(**data["head"]),
+            tuple(data["input_shape"]), layer_from_dict(data["stem"]), tuple(parts),
+            Head.from_dict(data["head"]),
             data.get("state", "int32"),
         )
 

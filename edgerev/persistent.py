@@ -97,7 +97,7 @@ class Persistent:
         """Call `read`, which fills the arena with another state of this model; if it fails, the learner is refused."""
         self._torn = True
         read(self.runtime)
-        self._torn, self._stale = False, self.net.head.kind == "ridge"
+        self._torn, self._stale = False, self.net.head.closed_form
         self._set_loss_weights()
         self.rate_factor = 1.0
 

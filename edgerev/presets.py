@@ -65,7 +65,7 @@ def preset(
 def _digits(shape: Shape, head: Head, state: StateType) -> Net:
     """Small images whose positions matter: few blocks, features kept by position."""
     conv = (Conv2d(16), ReLU(), Conv2d(16))
-    flat = Head(head.outputs, "flatten", head.kind, head.ridge)
+    flat = head.replace(pool="flatten")
     return Net(shape, Conv2d(32), (Block(conv, repeat=2),), flat, state)
 
 

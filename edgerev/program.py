@@ -216,6 +216,14 @@ class Program:
         self.rows[start * layout.ROW + layout.PARAMETERS] = len(self) - start - 1
 
     @contextmanager
+    def unless(self, counters: int, slot: int, most: int) -> Iterator[None]:
+        """Skip the instructions emitted inside where a counter is larger than `most`."""
+        start = len(self)
+        self.emit(Op.SKIP, counters, slot=slot, most=most)
+        yield
+        self.rows[start * layout.ROW + layout.PARAMETERS] = len(self) - start - 1
+
+    @contextmanager
     def block(self, name: str) -> Iterator[None]:
         """Mark the instructions emitted inside as belonging to `name`."""
         outer = self._block

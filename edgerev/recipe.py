@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgerev.continual.consolidation import Consolidation
 from edgerev.errors import UsageError
 from edgerev.kernels.layout import MAX_THREADS
 from edgerev.losses import CrossEntropy, Loss
@@ -39,6 +40,8 @@ class Recipe(Value):
     Parameters
     ----------
     batch : most samples of one step
+    consolidation : what protects weights that mattered for earlier experiences, or None
+    rates : factor on the learning rate of the stem, of each residual function, and of the head; none: 1 for all
     atomic : commit all updates at the end of a step, at 4 bytes for each parameter, so that a gradient that is not
         finite leaves the model as it was
     """
@@ -49,6 +52,8 @@ class Recipe(Value):
     clip: Clip | None = None
     loss: Loss = CrossEntropy()
     augment: Augment = Augment()
+    consolidation: Consolidation | None = None
+    rates: tuple[float, ...] = ()
     atomic: bool = False
 
     def __post_init__(self) -> None:
@@ -56,9 +61,12 @@ class Recipe(Value):
         for name, kind, example in (
             ("optimizer", Optimizer, "AdamW(1e-3)"), ("rate_schedule", RateSchedule, 'RateSchedule(warmup=100)'),
             ("loss", Loss, "CrossEntropy()"), ("augment", Augment, "Augment(shift=1)"),
-            ("clip", (Clip, type(None)), "Clip(1.0) or None"),
+            ("clip", (Clip, type(None)), "Clip(1.0) or None"), ("rates", (tuple, list), "(0.1, 1.0, 1.0, 1.0)"),
+            ("consolidation", (Consolidation, type(None)), "SynapticIntelligence(0.1) or None"),
         ):
             of_type(name, getattr(self, name), kind, example, UsageError)
+        rates = tuple(finite32("rates: factor", factor, 0, FLOAT32_MAX) for factor in self.rates)
+        object.__setattr__(self, "rates", rates)
 
 
 class Schedule(Value):

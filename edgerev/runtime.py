@@ -50,6 +50,10 @@ _MESSAGES: dict[Status, tuple[type[EdgerevError], str]] = {
         NumericError, "the head's output for sample {sample} is not finite. Load an earlier checkpoint, and lower the "
         "learning rate",
     ),
+    Status.SUMS_FULL: (
+        NumericError, "the int32 sums of {block} have no room for sample {sample} and those after it: they hold at "
+        "most 133144 samples. Sum up in int64 or float64, or forget and start anew",
+    ),
     Status.GRADIENT_NOT_FINITE: (
         NumericError, "the gradient of {block} is not finite. Lower the learning rate, clip gradients, or go back to "
         "the last checkpoint",

@@ -259,7 +259,7 @@ class Trainer:
             for epoch in range(position.epoch, epochs):
                 self._epoch(index, epoch, feed, shown)
                 self._save(epoch=epoch + 1, sample=0)
-            if self.learner.net.head.kind == "ridge":
+            if self.learner.net.head.closed_form:
                 for n in self._batches(feed, range(len(experience.train))):
                     self._end_if_asked()  # without saving: what is summed up so far would be summed up again
                     self.learner.remember_step(n)
@@ -304,7 +304,7 @@ class Trainer:
     def _check_answers(self, output: str) -> None:
         """Refuse to replace a good checkpoint by a model that fails for the samples that lie in the arena's input."""
         n = min(self._filled, self.learner.schedule.micro_batch)
-        last = "forward" if self.learner.net.head.kind == "ridge" else "read_out"  # its sums may not be there yet
+        last = "forward" if self.learner.net.head.closed_form else "read_out"  # its sums may not be there yet
         try:
             if n:
                 self.learner.runtime.run("encode", n, until=last)

@@ -6,6 +6,7 @@ from numba import types
 from edgerev.kernels import layout
 from edgerev.kernels.activation import activation, activation_grad
 from edgerev.kernels.barrier import barrier
+from edgerev.kernels.consolidation import consolidate, exchange, fade, fisher
 from edgerev.kernels.conv import conv, conv_sgd, conv_wgrad, flip
 from edgerev.kernels.depthwise import depthwise, depthwise_wgrad
 from edgerev.kernels.intrinsics import (
@@ -14,16 +15,30 @@ from edgerev.kernels.intrinsics import (
     U8P,
     advance,
     enter_float_environment,
+    i64_at,
     leave_float_environment,
 )
 from edgerev.kernels.jit import jit
 from edgerev.kernels.layout import Op
 from edgerev.kernels.loss import loss, probability, report
 from edgerev.kernels.norm import norm, norm_grad, norm_wgrad
-from edgerev.kernels.operands import FIRST, OPERANDS, S_CODE, S_CURRENT, S_ROW, S_SAMPLE, parameter, record, samples
+from edgerev.kernels.operands import (
+    FIRST,
+    OPERANDS,
+    PARAMETERS,
+    S_CODE,
+    S_CURRENT,
+    S_ROW,
+    S_SAMPLE,
+    T_OFFSET,
+    parameter,
+    record,
+    samples,
+    tensor,
+)
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
 from edgerev.kernels.peak import peak
-from edgerev.kernels.ridge import ridge_solve, ridge_sums
+from edgerev.kernels.ridge import quantise, ridge_solve, ridge_sums, value_range
 from edgerev.kernels.sample import dropout, initialise, read_input
 from edgerev.kernels.state import accumulate, clear_halo, copy, couple, load, pool, pool_grad, squeeze, zero
 from edgerev.kernels.winograd import winograd, winograd_weights, winograd_wgrad
@@ -35,7 +50,7 @@ SIGNATURE = types.int32(
 
 ROW, LINE, S_COPY = layout.ROW, layout.STATUS_LINE, layout.S_COPY
 UNKNOWN_OP = int(layout.Status.UNKNOWN_OP)
-CHECK, REPEAT = int(Op.CHECK), int(Op.REPEAT)
+CHECK, REPEAT, SKIP = int(Op.CHECK), int(Op.REPEAT), int(Op.SKIP)
 
 # Numba does not take members of an IntEnum as constants.
 INPUT = int(Op.INPUT)
@@ -74,6 +89,12 @@ WINOGRAD = int(Op.WINOGRAD)
 WINOGRAD_WGRAD = int(Op.WINOGRAD_WGRAD)
 CONV_SGD = int(Op.CONV_SGD)
 PEAK = int(Op.PEAK)
+RANGE = int(Op.RANGE)
+QUANTISE = int(Op.QUANTISE)
+FADE = int(Op.FADE)
+CONSOLIDATE = int(Op.CONSOLIDATE)
+FISHER = int(Op.FISHER)
+EXCHANGE = int(Op.EXCHANGE)
 
 
 @jit
@@ -151,6 +172,18 @@ def _dispatch(row, tensors, arena, n, thread, threads, status):
         conv_sgd(row, tensors, arena, n, thread, threads, status)
     elif op == PEAK:
         peak(row, tensors, arena, n, thread, threads, status)
+    elif op == RANGE:
+        value_range(row, tensors, arena, n, thread, threads, status)
+    elif op == QUANTISE:
+        quantise(row, tensors, arena, n, thread, threads, status)
+    elif op == FADE:
+        fade(row, tensors, arena, n, thread, threads, status)
+    elif op == CONSOLIDATE:
+        consolidate(row, tensors, arena, n, thread, threads, status)
+    elif op == FISHER:
+        fisher(row, tensors, arena, n, thread, threads, status)
+    elif op == EXCHANGE:
+        exchange(row, tensors, arena, n, thread, threads, status)
     else:
         record(status, UNKNOWN_OP, -1)
 
@@ -191,6 +224,10 @@ def run(rows, tensors, arena, first, last, n, thread, threads, status, words):
             begin, size, offset = index + 1, parameter(row, 1), np.intp(0)
             end, left = begin + parameter(row, 0), samples(row, n)
             index = begin if left > 0 else end
+            continue
+        if row[0] == SKIP:
+            kept = i64_at(arena, tensor(row, tensors, 0)[T_OFFSET])[parameter(row, 2)]
+            index += np.intp(1) + (parameter(row, 0) if kept > np.int64(row[PARAMETERS + 1]) else np.intp(0))
             continue
         if offset > 0:
             row = _repeated(row, own, offset)

@@ -79,6 +79,16 @@ def three_floats(typing_context, a, b, c):
     return F32P(types.float32, types.float32, types.float32), generate
 
 
+@intrinsic
+def block_of_floats(typing_context):
+    """Return a pointer to 128 float32 of the calling function."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.gep(cgutils.alloca_once(builder, ir.ArrayType(f32, 128)), [i32(0), i32(0)])
+
+    return F32P(), generate
+
+
 def _unary(name, result_type, argument_type, result, argument):
     @intrinsic
     def function(typing_context, value):

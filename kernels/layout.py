@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 # What edgerev_interface() of a compiled library returns. It goes up whenever the meaning of rows or tables changes, so
 # that kernels of another version are refused instead of misreading a program; tests/test_targets.py watches that.
-INTERFACE = 1
+INTERFACE = 2
 
 RUN_SYMBOL, INTERFACE_SYMBOL = "edgerev_run", "edgerev_interface"  # the functions of compiled kernels
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector
@@ -97,6 +97,13 @@ class Op(IntEnum):
     WINOGRAD_WGRAD = 36
     CONV_SGD = 37
     PEAK = 38
+    RANGE = 39
+    QUANTISE = 40
+    FADE = 41
+    CONSOLIDATE = 42
+    FISHER = 43
+    SKIP = 44
+    EXCHANGE = 45
 
 
 UPDATES = (Op.UPDATE, Op.CONV_SGD)  # these change parameters
@@ -117,19 +124,13 @@ class NormKind(IntEnum):
     GROUP = 1  # per sample, over positions and the channels of a group
 
 
-class PoolKind(IntEnum):
-    """Parameter `kind` of POOL."""
-
-    AVERAGE = 0
-    FLATTEN = 1
-
-
 class LossKind(IntEnum):
     """Parameter `kind` of LOSS."""
 
     CROSS_ENTROPY = 0
     BINARY_CROSS_ENTROPY = 1
     MEAN_SQUARED_ERROR = 2
+    SOFT_CROSS_ENTROPY = 3
 
 
 class UpdateKind(IntEnum):
@@ -138,6 +139,20 @@ class UpdateKind(IntEnum):
     SGD = 0
     ADAMW = 1
     LION = 2
+
+
+class SolveKind(IntEnum):
+    """Parameter `kind` of RIDGE_SOLVE."""
+
+    RIDGE = 0
+    PROTOTYPE = 1
+
+
+class ConsolidationKind(IntEnum):
+    """Parameter `kind` of CONSOLIDATE."""
+
+    SYNAPTIC_INTELLIGENCE = 0
+    EWC = 1
 
 
 class ScheduleKind(IntEnum):
@@ -168,6 +183,7 @@ class Status(IntEnum):
     NOT_POSITIVE_DEFINITE = 8
     UNKNOWN_OP = 9
     OUTPUT_NOT_FINITE = 10
+    SUMS_FULL = 11
 
 
 # The status tensor: lines of int32 for each thread, so that no two threads share a cache line. The last part is the
@@ -182,14 +198,20 @@ BARRIER_SPINS = MAX_THREADS * BARRIER_LINE
 BARRIER_YIELD = BARRIER_SPINS + 2
 BARRIER_SIZE = BARRIER_SPINS + BARRIER_LINE
 
-# The counters tensor (int64).
-C_SEED, C_STEP = 0, 1
-COUNTERS_SIZE = 2
+# The counters tensor (int64): seed, steps done, the task at hand plus 1 (0: none is given), how many modules, counted
+# from the stem, are left as they are, and whether only what each task has for itself is trained.
+C_SEED, C_STEP, C_TASK, C_FROZEN, C_ADAPTERS = range(5)
+COUNTERS_SIZE = 5
 
-# The scalars tensor (float32), written by SCHEDULE, ADVANCE, GRAD_NORM and CLIP; all start at 1. V_FACTOR is the
-# caller's: it scales the learning rate.
+# Features that are whole numbers lie in +-LEVELS; so many samples fit the int32 sums of their products.
+LEVELS = 127
+MOST_INT32_SAMPLES = (2**31 - 1) // LEVELS**2
+
+# The scalars tensor (float32), written by SCHEDULE, ADVANCE, GRAD_NORM and CLIP; all start at 1. V_FACTOR and V_SHARE
+# are the caller's: they scale the learning rate, and what FADE leaves and FISHER adds.
 V_RATE, V_POWER1, V_POWER2, V_CORRECTION1, V_CORRECTION2, V_GRAD_SQUARES, V_WEIGHT_SQUARES, V_CLIP, V_FACTOR = range(9)
-SCALARS_SIZE = 9
+V_SHARE = 9
+SCALARS_SIZE = 10
 
 # The report tensor (float32): mean loss and share of right answers of the last batch.
 R_LOSS, R_CORRECT = 0, 1
@@ -219,6 +241,7 @@ class Signature(NamedTuple):
 SIGNATURES = {
     Op.CHECK: Signature((), ()),
     Op.REPEAT: Signature((), (), ("rows", "size")),
+    Op.SKIP: Signature((), ("counters",), ("rows", "most", "slot")),
     Op.INPUT: Signature(
         ("y",), ("raw", "mean", "scale", "counters"), ("augment", "shift", "flip", "noise"), ("noise",)
     ),
@@ -242,11 +265,13 @@ SIGNATURES = {
     Op.ACCUMULATE: Signature(("g",), ("t",)),
     Op.SQUEEZE: Signature(("y",), ("x",), ("inverse",)),
     Op.COPY: Signature(("y",), ("x",)),
-    Op.POOL: Signature(("features",), ("s1", "s2"), ("kind",)),
-    Op.POOL_GRAD: Signature(("g1", "g2"), ("dfeatures",), ("kind",)),
-    Op.LOSS: Signature(("dz", "losses"), ("z", "target", "weights"), ("kind", "smoothing"), ("smoothing",)),
+    Op.POOL: Signature(("features",), ("s1", "s2"), ("rows", "columns", "rectify")),
+    Op.POOL_GRAD: Signature(("g1", "g2"), ("dfeatures", "s1", "s2"), ("rows", "columns", "rectify")),
+    Op.LOSS: Signature(
+        ("dz", "losses"), ("z", "target", "weights", "counters"), ("kind", "smoothing", "outputs"), ("smoothing",)
+    ),
     Op.REPORT: Signature(("report",), ("losses",)),
-    Op.PROBABILITY: Signature(("p",), ("z",), ("kind",)),
+    Op.PROBABILITY: Signature(("p",), ("z", "counters"), ("kind", "outputs")),
     Op.SCHEDULE: Signature(
         ("scalars",), ("counters",),
         ("kind", "rate", "warmup", "total", "floor", "beta1", "beta2"), ("rate", "floor", "beta1", "beta2"),
@@ -255,16 +280,22 @@ SIGNATURES = {
     Op.GRAD_NORM: Signature(("scalars",), ("g",), ("slot", "reset")),
     Op.CLIP: Signature(("scalars",), (), ("kind", "limit"), ("limit",)),
     Op.UPDATE: Signature(
-        ("w", "m", "v"), ("g", "scalars"),
-        ("kind", "beta1", "beta2", "epsilon", "decay", "nesterov", "scale", "clip"),
-        ("beta1", "beta2", "epsilon", "decay", "scale"),
+        ("w", "m", "v", "path"), ("g", "scalars", "importance", "anchor"),
+        ("kind", "beta1", "beta2", "epsilon", "decay", "nesterov", "scale", "clip", "strength"),
+        ("beta1", "beta2", "epsilon", "decay", "scale", "strength"), {"scale": 1.0},
     ),
     Op.INIT: Signature(("w",), ("counters",), ("random", "value", "stream"), ("value",)),
     Op.ZERO: Signature(("y",), ()),
-    Op.RIDGE_SUMS: Signature(("gram", "moments", "counts"), ("features", "labels")),
+    Op.RIDGE_SUMS: Signature(("gram", "moments", "counts"), ("features", "labels", "counters"), ("outputs",)),
     Op.RIDGE_SOLVE: Signature(
-        ("w", "b", "work"), ("gram", "moments", "counts"), ("strength",), ("strength",)
+        ("w", "b", "work"), ("gram", "moments", "counts"), ("strength", "kind"), ("strength",)
     ),
+    Op.RANGE: Signature(("low", "high"), ("features",)),
+    Op.QUANTISE: Signature(("f",), ("low", "high")),
+    Op.FADE: Signature(("y",), ("scalars",), ("factor",), ("factor",), {"factor": 1.0}),
+    Op.CONSOLIDATE: Signature(("importance", "anchor", "path"), ("w",), ("kind", "damping"), ("damping",)),
+    Op.FISHER: Signature(("importance",), ("g", "scalars")),
+    Op.EXCHANGE: Signature(("bank", "w"), ("counters",), ("store",)),
     Op.PEAK: Signature(("y",), (), ("rounds", "factor", "addend"), ("factor", "addend")),
 }
 

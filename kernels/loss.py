@@ -5,7 +5,7 @@ import numpy as np
 from edgerev.kernels.intrinsics import absolute, advance, f32_at, i32_at, outside
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import R_CORRECT, R_LOSS, LossKind, Status
-from edgerev.kernels.maths import exp, log, sigmoid
+from edgerev.kernels.maths import exp, fill, log, sigmoid
 from edgerev.kernels.operands import (
     FIRST,
     T_CHANNELS,
@@ -19,10 +19,13 @@ from edgerev.kernels.operands import (
     record,
     samples,
     share,
+    task_columns,
     tensor,
 )
 
-CROSS_ENTROPY, BINARY = int(LossKind.CROSS_ENTROPY), int(LossKind.BINARY_CROSS_ENTROPY)
+CROSS_ENTROPY, BINARY, SOFT = (
+    int(LossKind.CROSS_ENTROPY), int(LossKind.BINARY_CROSS_ENTROPY), int(LossKind.SOFT_CROSS_ENTROPY),
+)
 BAD_LABEL, BAD_TARGET, BAD_LOSS = (
     int(Status.LABEL_OUT_OF_RANGE), int(Status.TARGET_NOT_FINITE), int(Status.LOSS_NOT_FINITE),
 )
@@ -65,6 +68,24 @@ def _cross_entropy(dz, z, count, label, smoothing):
 
 
 @jit
+def _soft_cross_entropy(dz, z, count, target, weights, weighted):
+    """Return loss and whether z is largest where the target is; dz is the gradient of the loss."""
+    largest, log_total = _softmax(dz, z, count)
+    mass, total = np.float32(0), np.float32(0)
+    answer, wanted = np.intp(0), np.intp(0)
+    for k in range(count):
+        share_of_k = target[k] * weights[k] if weighted else target[k]
+        mass += share_of_k
+        total += share_of_k * ((largest - z[k]) + log_total)
+        answer = np.intp(k) if z[k] > z[answer] else answer
+        wanted = np.intp(k) if target[k] > target[wanted] else wanted
+    for k in range(count):
+        share_of_k = target[k] * weights[k] if weighted else target[k]
+        dz[k] = dz[k] * mass - share_of_k
+    return total, np.float32(1) if answer == wanted else np.float32(0)
+
+
+@jit
 def _element(kind, z, target, smoothing):
     """Return loss, gradient and whether the answer is right for one output of BCE or MSE."""
     if kind == BINARY:
@@ -78,7 +99,7 @@ def _element(kind, z, target, smoothing):
 
 @kernel
 def loss(row, tensors, arena, n, thread, threads, status):
-    """LOSS dz losses; z target weights (kind, smoothing)."""
+    """LOSS dz losses; z target weights counters (kind, smoothing, outputs)."""
     td, tl, tz, tt = (
         tensor(row, tensors, 0), tensor(row, tensors, 1), tensor(row, tensors, 2), tensor(row, tensors, 3),
     )
@@ -86,11 +107,15 @@ def loss(row, tensors, arena, n, thread, threads, status):
         floats(row, tensors, arena, 0), floats(row, tensors, arena, 1), floats(row, tensors, arena, 2),
     )
     kind, smoothing = parameter(row, 0), real_parameter(row, 1)
-    count, divisor = tz[T_CHANNELS], np.float32(n)
+    begin, count = task_columns(row, tensors, arena, 5, parameter(row, 2), tz[T_CHANNELS])
+    divisor = np.float32(n)
     first, last = share(samples(row, n), thread, threads)
     for s in range(first, last):
         dz, z = advance(dz_base, s * td[T_STRIDE]), advance(z_base, s * tz[T_STRIDE])
         losses = advance(losses_base, s * tl[T_STRIDE])
+        if count < tz[T_CHANNELS]:  # answers of other tasks have no part in it
+            fill(dz, np.float32(0), tz[T_CHANNELS])
+        dz, z = advance(dz, begin), advance(z, begin)
         sample = np.intp(row[FIRST]) + s
         value, correct = np.float32(0), np.float32(0)
         if kind == CROSS_ENTROPY:
@@ -103,8 +128,17 @@ def loss(row, tensors, arena, n, thread, threads, status):
             value *= weight
             for k in range(count):
                 dz[k] = dz[k] * weight / divisor
+        elif kind == SOFT:
+            target, weighted = advance(floats(row, tensors, arena, 3), s * tt[T_STRIDE] + begin), has(row, 4)
+            for k in range(count):
+                if outside(target[k] - HALF, ABOVE_HALF):
+                    record(status, BAD_TARGET, sample)
+            weights = floats(row, tensors, arena, 4) if weighted else target
+            value, correct = _soft_cross_entropy(dz, z, count, target, weights, weighted)
+            for k in range(count):
+                dz[k] = dz[k] / divisor
         else:
-            target = advance(floats(row, tensors, arena, 3), s * tt[T_STRIDE])
+            target = advance(floats(row, tensors, arena, 3), s * tt[T_STRIDE] + begin)
             for k in range(count):
                 if outside(target[k], INFINITY) or (kind == BINARY and outside(target[k] - HALF, ABOVE_HALF)):
                     record(status, BAD_TARGET, sample)
@@ -135,17 +169,21 @@ def report(row, tensors, arena, n, thread, threads, status):
 
 @kernel
 def probability(row, tensors, arena, n, thread, threads, status):
-    """PROBABILITY p; z (kind)."""
+    """PROBABILITY p; z counters (kind, outputs)."""
     tp, tz = tensor(row, tensors, 0), tensor(row, tensors, 1)
     p_base, z_base = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1)
-    kind, count = parameter(row, 0), tz[T_CHANNELS]
+    kind = parameter(row, 0)
+    begin, count = task_columns(row, tensors, arena, 2, parameter(row, 1), tz[T_CHANNELS])
     first, last = share(samples(row, n), thread, threads)
     for s in range(first, last):
         p, z = advance(p_base, s * tp[T_STRIDE]), advance(z_base, s * tz[T_STRIDE])
+        if count < tz[T_CHANNELS]:
+            fill(p, np.float32(0), tz[T_CHANNELS])
+        p, z = advance(p, begin), advance(z, begin)
         for k in range(count):
             if outside(z[k], INFINITY):
                 record(status, BAD_OUTPUT, np.intp(row[FIRST]) + s)
-        if kind == CROSS_ENTROPY:
+        if kind in (CROSS_ENTROPY, SOFT):
             _softmax(p, z, count)
         else:
             for k in range(count):

@@ -8,7 +8,7 @@ thread's line of the status tensor. `samples`, `lines` and `share` turn that int
 import numpy as np
 
 from edgerev.kernels import layout
-from edgerev.kernels.intrinsics import advance, as_float, f32_at
+from edgerev.kernels.intrinsics import advance, as_float, f32_at, i64_at
 from edgerev.kernels.jit import jit
 
 FIRST, COUNT = layout.FIRST, layout.COUNT
@@ -20,7 +20,7 @@ T_PAD_Y, T_PAD_X = layout.T_PAD_Y, layout.T_PAD_X
 T_DTYPE, T_SIZE = layout.T_DTYPE, layout.T_SIZE
 S_CODE, S_ROW, S_SAMPLE = layout.S_CODE, layout.S_ROW, layout.S_SAMPLE
 S_CURRENT = layout.S_CURRENT
-GRAIN = layout.GRAIN
+GRAIN, C_TASK = layout.GRAIN, layout.C_TASK
 
 
 @jit
@@ -108,6 +108,17 @@ def share_elements(count, thread, threads):
 def line_length(t):
     """Return the elements of one interior line."""
     return t[T_WIDTH] * t[T_CHANNELS]
+
+
+@jit
+def task_columns(row, tensors, arena, operand, outputs, columns):
+    """Return the first column of a head and their number: those of the task at hand, or all if none is given."""
+    if not has(row, operand):
+        return np.intp(0), columns
+    task = np.intp(i64_at(arena, tensor(row, tensors, operand)[T_OFFSET])[C_TASK]) - 1
+    if task < 0:
+        return np.intp(0), columns
+    return task * outputs, outputs
 
 
 @jit

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import f32_at, fma, i64_at, outside, sqrt
+from edgerev.kernels.intrinsics import block_of_floats, f32_at, fma, i64_at, outside, sqrt
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import (
     C_STEP,
@@ -38,6 +38,7 @@ COSINE, ADAPTIVE = int(ScheduleKind.COSINE), int(ClipKind.ADAPTIVE)
 SGD, ADAMW = int(UpdateKind.SGD), int(UpdateKind.ADAMW)
 NOT_FINITE = int(Status.GRADIENT_NOT_FINITE)
 INFINITY = np.float32(np.inf)
+BLOCK = 64  # weights that are updated at a time where a gradient has to be kept beside them: half of block_of_floats
 
 
 @jit
@@ -147,12 +148,28 @@ def _lion(w, m, g, first, last, rate, clipped, beta1, beta2, decay):
         m[i] = fma(beta2, m[i], (one - beta2) * slope)
 
 
+@jit
+def _pull(w, g, importance, anchor, first, last, clipped, strength, kept):
+    """Keep weights and gradients of a block, and add to the gradients what draws the weights to their anchors."""
+    for i in range(first, last):
+        kept[i - first] = w[i]
+        kept[BLOCK + i - first] = g[i]
+        g[i] = fma(strength * importance[i], w[i] - anchor[i], g[i] * clipped)
+
+
+@jit
+def _add_work(path, w, first, last, kept):
+    """Add what the loss's own gradient did along the way of a block of weights."""
+    for i in range(first, last):
+        path[i] = fma(-kept[BLOCK + i - first], w[i] - kept[i - first], path[i])
+
+
 @kernel
 def update(row, tensors, arena, n, thread, threads, status):
-    """UPDATE w m v; g scalars (kind, beta1, beta2, epsilon, decay, nesterov, scale, clip)."""
-    w, g = floats(row, tensors, arena, 0), floats(row, tensors, arena, 3)
+    """UPDATE w m v path; g scalars importance anchor (kind, beta1, beta2, epsilon, decay, ..., strength)."""
+    w, g = floats(row, tensors, arena, 0), floats(row, tensors, arena, 4)
     m = floats(row, tensors, arena, 1) if has(row, 1) else w
-    scalars = f32_at(arena, tensor(row, tensors, 4)[T_OFFSET])
+    scalars = f32_at(arena, tensor(row, tensors, 5)[T_OFFSET])
     kind, beta1, beta2 = parameter(row, 0), real_parameter(row, 1), real_parameter(row, 2)
     decay = real_parameter(row, 4)
     rate = scalars[V_RATE] * real_parameter(row, 6)
@@ -161,13 +178,23 @@ def update(row, tensors, arena, n, thread, threads, status):
     if _any_not_finite(g, first, last):
         record(status, NOT_FINITE, -1)
         return
-    if kind == SGD:
-        _sgd(w, m, g, first, last, rate, clipped, beta1, decay, parameter(row, 5) != 0, has(row, 1))
-    elif kind == ADAMW:
-        v = floats(row, tensors, arena, 2)
-        _adamw(
-            w, m, v, g, first, last, rate, clipped, beta1, beta2, real_parameter(row, 3), decay,
-            scalars[V_CORRECTION1], scalars[V_CORRECTION2],
-        )
-    else:
-        _lion(w, m, g, first, last, rate, clipped, beta1, beta2, decay)
+    remembers, size = has(row, 6), BLOCK if has(row, 6) else max(last - first, np.intp(1))
+    kept = block_of_floats()
+    for start in range(first, last, size):
+        stop = min(start + size, last)
+        if remembers:
+            importance, anchor = floats(row, tensors, arena, 6), floats(row, tensors, arena, 7)
+            _pull(w, g, importance, anchor, start, stop, clipped, real_parameter(row, 8), kept)
+        factor = np.float32(1) if remembers else clipped
+        if kind == SGD:
+            _sgd(w, m, g, start, stop, rate, factor, beta1, decay, parameter(row, 5) != 0, has(row, 1))
+        elif kind == ADAMW:
+            v = floats(row, tensors, arena, 2)
+            _adamw(
+                w, m, v, g, start, stop, rate, factor, beta1, beta2, real_parameter(row, 3), decay,
+                scalars[V_CORRECTION1], scalars[V_CORRECTION2],
+            )
+        else:
+            _lion(w, m, g, start, stop, rate, factor, beta1, beta2, decay)
+        if has(row, 3):
+            _add_work(floats(row, tensors, arena, 3), w, start, stop, kept)

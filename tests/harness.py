@@ -151,7 +151,7 @@ def compare_rows(runtime, section, n, tolerances=None):
     the same status. `tolerances` replaces some of TOLERANCES.
     """
     program, allowed = runtime.program, {**TOLERANCES, **(tolerances or {})}
-    for index, offset in naive.unrolled(program, range(*program.sections[section]), n):
+    for index, offset in naive.unrolled(program, range(*program.sections[section]), n, memory_of(runtime)):
         place = index * layout.ROW + layout.FIRST
         program.rows[place] += offset  # as REPEAT would have it
         step = program.decode(index)
@@ -299,8 +299,9 @@ class Bench:
         self.values[number] = np.broadcast_to(value if value.ndim < 2 else value.reshape(full), full)
         return number
 
-    def counters(self, seed=1, step=0):
-        return self.add("counters", layout.COUNTERS_SIZE, capacity=0, dtype=DType.I64, value=[seed, step])
+    def counters(self, seed=1, step=0, task=-1):
+        value = [seed, step, task + 1, 0, 0]
+        return self.add("counters", layout.COUNTERS_SIZE, capacity=0, dtype=DType.I64, value=value)
 
     def scalars(self):
         return self.add("scalars", layout.SCALARS_SIZE, capacity=0, value=1.0)

@@ -8,7 +8,16 @@ not finite, so that both find the same statuses. Tensors are stored without halo
 import numpy as np
 
 from edgerev.kernels import layout
-from edgerev.kernels.layout import Activation, DType, LossKind, NormKind, PoolKind, Status, UpdateKind
+from edgerev.kernels.layout import (
+    Activation,
+    ConsolidationKind,
+    DType,
+    LossKind,
+    NormKind,
+    SolveKind,
+    Status,
+    UpdateKind,
+)
 
 INTEGERS = {DType.I32: np.int32, DType.I16: np.int16, DType.I64: np.int64}
 
@@ -46,7 +55,7 @@ def run(program, memory, section, n, *, rounding=True):
         raise ValueError(f"{n} samples; the program was lowered for 1 to {program.batch}")
     statuses = []
     with np.errstate(all="ignore"):
-        for row, offset in unrolled(program, range(*program.sections[section]), n):
+        for row, offset in unrolled(program, range(*program.sections[section]), n, memory):
             if program.rows[row * layout.ROW + layout.OP] not in layout.SIGNATURES:
                 statuses.append((row, -1, Status.UNKNOWN_OP))
                 continue
@@ -55,15 +64,21 @@ def run(program, memory, section, n, *, rounding=True):
                 getattr(call, call.step.op.name.lower())()
 
 
-def unrolled(program, rows, n):
+def unrolled(program, rows, n, memory):
     """Yield every row that is run, with the samples by which a REPEAT has moved on."""
     rows = list(rows)
     while rows:
         row = rows.pop(0)
-        if program.rows[row * layout.ROW + layout.OP] != layout.Op.REPEAT:
+        op = program.rows[row * layout.ROW + layout.OP]
+        if op not in (layout.Op.REPEAT, layout.Op.SKIP):
             yield row, 0
             continue
         step = program.decode(row)
+        if op == layout.Op.SKIP:
+            counters = memory[step.operands["counters"]].reshape(-1)
+            skipped = counters[step.parameters["slot"]] > step.parameters["most"]
+            rows = rows[step.parameters["rows"] * skipped :]
+            continue
         body, rows = rows[: step.parameters["rows"]], rows[step.parameters["rows"] :]
         for offset in range(0, min(n - step.first, step.count), step.parameters["size"]):
             yield from ((row, offset) for row in body)
@@ -315,27 +330,44 @@ class Call:
         split = (height, width, fh, fw) if self["inverse"] else (height, fh, width, fw)  # of the sample in x
         self.write("y", self.copied().reshape(self.count, *split, large[2]).transpose(0, 1, 3, 2, 4, 5))
 
+    def cells(self, height, width):
+        """Yield the positions of each cell of a grid."""
+        for r in range(self["rows"]):
+            for c in range(self["columns"]):
+                y = slice(r * height // self["rows"], (r + 1) * height // self["rows"])
+                yield y, slice(c * width // self["columns"], (c + 1) * width // self["columns"])
+
     def pool(self):
-        halves, average = (self.real("s1"), self.real("s2")), self["kind"] == PoolKind.AVERAGE
-        features = [half.mean((1, 2)) if average else half.reshape(self.count, -1) for half in halves]
+        features = []
+        for half in (self.real(name) for name in ("s1", "s2") if self.has(name)):
+            half = np.where(half < 0, 0, half) if self["rectify"] else half
+            features += [half[:, y, x].mean((1, 2)) for y, x in self.cells(*half.shape[1:3])]
         self.write("features", np.concatenate(features, axis=1))
 
     def pool_grad(self):
-        d, start, average = self.rows("dfeatures"), 0, self["kind"] == PoolKind.AVERAGE
-        for name in ("g1", "g2"):
-            height, width, channels = self.tensor(name).shape
-            part = d[:, start : start + channels * (1 if average else height * width)]
-            start += part.shape[1]
-            self.write(name, np.tile(part / (height * width), (1, height * width)) if average else part)
+        d, start = self.rows("dfeatures"), 0
+        for name, state in (("g1", "s1"), ("g2", "s2")):
+            g = np.zeros((self.count, *self.tensor(name).shape))
+            for y, x in self.cells(*g.shape[1:3]):
+                part, start = d[:, None, None, start : start + g.shape[3]], start + g.shape[3]
+                g[:, y, x] = part / g[0, y, x, 0].size
+            self.write(name, g * (self.real(state) > 0) if self["rectify"] else g)
+
+    def task_columns(self, columns):
+        """Return the columns of the task at hand, all if none is given."""
+        task = int(self.flat("counters")[layout.C_TASK]) - 1 if self.has("counters") else -1
+        return slice(None) if task < 0 else slice(task * self["outputs"], (task + 1) * self["outputs"])
 
     def loss(self):
-        function = (cross_entropy, binary_cross_entropy, mean_squared_error)[self["kind"]]
-        z, target, is_class = self.rows("z"), self.rows("target"), self["kind"] == LossKind.CROSS_ENTROPY
+        function = (cross_entropy, binary_cross_entropy, mean_squared_error, soft_cross_entropy)[self["kind"]]
+        is_class, part = self["kind"] == LossKind.CROSS_ENTROPY, self.task_columns(self.rows("z").shape[1])
+        whole, z, target = np.zeros(self.rows("z").shape), self.rows("z")[:, part], self.rows("target")
+        target = target if is_class else target[:, part]
         weights = self.flat("weights") if self.has("weights") else np.ones(z.shape[1])
-        dz, losses = np.zeros(z.shape), np.zeros((self.count, 2))
+        dz, losses = whole[:, part], np.zeros((self.count, 2))
         for s in range(self.count):
             good = 0 <= target[s, 0] < z.shape[1] if is_class else finite(target[s])
-            if self["kind"] == LossKind.BINARY_CROSS_ENTROPY:
+            if self["kind"] in (LossKind.BINARY_CROSS_ENTROPY, LossKind.SOFT_CROSS_ENTROPY):
                 good = good and (abs(target[s] - 0.5) <= 0.5).all()
             if not good:
                 self.record(Status.LABEL_OUT_OF_RANGE if is_class else Status.TARGET_NOT_FINITE, s)
@@ -344,7 +376,7 @@ class Call:
             dz[s] = gradient / self.n
             if not finite(losses[s, 0]):
                 self.record(Status.LOSS_NOT_FINITE, s)
-        self.write("dz", dz)
+        self.write("dz", whole)
         self.write("losses", losses)
 
     def report(self):
@@ -352,14 +384,16 @@ class Call:
         self.flat("report")[...] = losses[np.arange(self.n) % len(losses)].sum(0) / self.n
 
     def probability(self):
-        z = self.read("z")
+        part = self.task_columns(self.rows("z").shape[1])
+        whole, z = np.zeros(self.rows("z").shape), self.rows("z")[:, part]
         for s, row in enumerate(z):
             if not finite(row):
                 self.record(Status.OUTPUT_NOT_FINITE, s)
-        if self["kind"] == LossKind.CROSS_ENTROPY:
+        if self["kind"] in (LossKind.CROSS_ENTROPY, LossKind.SOFT_CROSS_ENTROPY):
             z = np.exp(z - z.max(-1, keepdims=True))
             z = z / z.sum(-1, keepdims=True)
-        self.write("p", sigmoid(z) if self["kind"] == LossKind.BINARY_CROSS_ENTROPY else z)
+        whole[:, part] = sigmoid(z) if self["kind"] == LossKind.BINARY_CROSS_ENTROPY else z
+        self.write("p", whole)
 
     def schedule(self):
         scalars, counters = self.flat("scalars"), self.flat("counters")
@@ -400,7 +434,11 @@ class Call:
         m, v = (self.flat(name) if self.has(name) else None for name in ("m", "v"))
         if not finite(g):
             return self.record(Status.GRADIENT_NOT_FINITE)
+        old, raw = w.copy(), g
         g = g * scalars[layout.V_CLIP] if self["clip"] else g
+        if self.has("importance"):
+            g = g + self["strength"] * self.flat("importance") * (w - self.flat("anchor"))
+            self.flat("g")[...] = g  # scratch from here on
         rate, decay, b1, b2 = scalars[layout.V_RATE] * self["scale"], self["decay"], self["beta1"], self["beta2"]
         if self["kind"] == UpdateKind.SGD:
             g = change = g + decay * w
@@ -417,6 +455,35 @@ class Call:
             change = np.sign(b1 * m + (1 - b1) * g) + decay * w
             m[...] = b2 * m + (1 - b2) * g
         w -= rate * change
+        if self.has("path"):
+            self.flat("path")[...] -= raw * (w - old)
+
+    def fade(self):
+        self.whole("y")[...] *= self.flat("scalars")[layout.V_SHARE] * self["factor"]
+
+    def consolidate(self):
+        w = self.flat("w")
+        if self["kind"] == ConsolidationKind.SYNAPTIC_INTELLIGENCE:
+            path, moved = self.flat("path"), w - self.flat("anchor")
+            self.flat("importance")[...] += np.maximum(path, 0) / (moved**2 + self["damping"])
+            path[...] = 0
+        self.flat("anchor")[...] = w
+
+    def fisher(self):
+        g = self.flat("g")
+        if not finite(g**2):
+            self.record(Status.GRADIENT_NOT_FINITE)
+        self.flat("importance")[...] += self.flat("scalars")[layout.V_SHARE] * g**2
+
+    def exchange(self):
+        task = int(self.flat("counters")[layout.C_TASK]) - 1
+        if task >= 0:
+            bank, w = self.flat("bank"), self.flat("w")
+            own = bank[task * w.size : (task + 1) * w.size]
+            if self["store"]:
+                own[...] = w
+            else:
+                w[...] = own
 
     def init(self):
         w, value = self.flat("w"), np.float32(self["value"])  # in float32: initial weights are the kernels' own
@@ -428,29 +495,55 @@ class Call:
     def zero(self):
         self.whole("y")[...] = 0
 
+    def range(self):
+        for features in self.rows("features"):
+            for name, extreme in (("low", np.minimum), ("high", np.maximum)):
+                self.flat(name)[...] = extreme(self.flat(name), features)
+
+    def quantise(self):
+        low, high = self.flat("low"), self.flat("high")
+        middle, reach = (low + high) / 2, (high - low) / 2
+        factor = np.where(reach > 0, layout.LEVELS / np.where(reach > 0, reach, 1), 0)
+        whole = np.rint((self.rows("f") - middle) * factor)
+        self.write("f", np.clip(np.nan_to_num(whole, nan=-layout.LEVELS), -layout.LEVELS, layout.LEVELS))
+
     def ridge_sums(self):
-        features, counts = self.rows("features"), self.flat("counts")
-        gram, moments = (self.flat(name).reshape(features.shape[1] + 1, -1) for name in ("gram", "moments"))
-        labels = self.rows("labels")[:, 0]
-        for s in np.flatnonzero((labels < 0) | (labels >= counts.size)):
+        features, gram, counts, labels = (
+            self.rows("features"), self.flat("gram"), self.flat("counts"), self.rows("labels")[:, 0],
+        )
+        moments, columns = self.flat("moments").reshape(features.shape[1] + 1, -1), np.arange(counts.size)
+        columns = columns[self.task_columns(counts.size)]
+        if gram.dtype == np.int32 and gram[-1] + self.count > layout.MOST_INT32_SAMPLES:
+            return self.record(Status.SUMS_FULL, 0)
+        for s in np.flatnonzero((labels < 0) | (labels >= columns.size)):
             return self.record(Status.LABEL_OUT_OF_RANGE, int(s))  # before any sum is touched
         for s, label in enumerate(labels):
-            f = np.append(features[s], 1).astype(np.float64)
-            gram += np.tril(np.outer(f, f))
-            moments[:, label] += f
-            counts[label] += 1
+            f = np.append(features[s], 1).astype(gram.dtype)
+            gram += np.outer(f, f)[np.tril_indices(f.size)]
+            moments[:, columns[label]] += f
+            counts[columns[label]] += 1
 
     def ridge_solve(self):
-        counts = self.flat("counts")
-        moments = self.flat("moments").reshape(-1, counts.size)
-        lower = np.tril(self.flat("gram").reshape(len(moments), -1))
-        penalty = np.append(np.full(len(moments) - 1, self["strength"] * lower[-1, -1]), 0)
-        matrix = lower + np.tril(lower, -1).T + np.diag(penalty)
+        counts, size = self.flat("counts"), len(self.flat("w")) // self.flat("counts").size
+        moments = self.flat("moments").reshape(size + 1, -1).astype(float)
+        gram = np.zeros((size + 1, size + 1))
+        gram[np.tril_indices(size + 1)] = self.flat("gram")
+        gram = gram + np.tril(gram, -1).T
+        penalty, seen = self["strength"] * gram[-1, -1], counts > 0
+        matrix = gram + np.diag(np.append(np.full(size, penalty), 0))
+        means = moments[:-1] / np.where(seen, counts, 1)
+        if self["kind"] == SolveKind.PROTOTYPE:
+            matrix = matrix[:-1, :-1] - (means * counts) @ means.T
         if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix)[0] <= 0:
             return self.record(Status.NOT_POSITIVE_DEFINITE)
-        solution = np.linalg.solve(matrix, moments)
-        self.flat("w")[...] = solution[:-1].reshape(-1)
-        self.flat("b")[...] = np.where(counts > 0, solution[-1], -1e30)
+        if self["kind"] == SolveKind.PROTOTYPE:
+            weights = np.linalg.solve(matrix, means) * gram[-1, -1]
+            bias = -0.5 * (weights * means).sum(0)
+        else:
+            solution = np.linalg.solve(matrix, moments)
+            weights, bias = solution[:-1], solution[-1]
+        self.flat("w")[...] = weights.reshape(-1)
+        self.flat("b")[...] = np.where(seen, bias, -1e30)
 
     def peak(self):
         for _ in range(self["rounds"]):
@@ -532,6 +625,12 @@ def cross_entropy(z, target, weights, e):
     wanted = (1 - e) * (np.arange(z.size) == y) + e / z.size
     loss = (1 - e) * nll[y] + e * nll.mean()
     return weights[y] * loss, np.argmax(z) == y, weights[y] * (np.exp(-nll) - wanted)
+
+
+def soft_cross_entropy(z, target, weights, smoothing):
+    share, log_p = target * weights, z - z.max() - np.log(np.exp(z - z.max()).sum())
+    right = float(np.argmax(z) == np.argmax(target))
+    return -(share * log_p).sum(), right, np.exp(log_p) * share.sum() - share
 
 
 def binary_cross_entropy(z, target, weights, e):

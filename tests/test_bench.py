@@ -144,11 +144,11 @@ def test_cost_of_rounds():
 def test_costs_of_ridge_and_peak():
     sketch = Bench(batch=3)
     f, labels = sketch.add("f", 4), sketch.add("labels", 1)
-    gram, work = sketch.add("gram", 5, 5, capacity=0), sketch.add("work", 6, 5, capacity=0)
+    gram, work = sketch.add("gram", 15, capacity=0), sketch.add("work", 20, capacity=0)
     moments, counts, b = (sketch.add(name, n, 2, capacity=0) for name, n in (("moments", 5), ("counts", 1), ("b", 1)))
     w, y = sketch.add("w", 4, 2, capacity=0), sketch.add("y", 96, capacity=0)
     found = costs_of(
-        sketch, (Op.RIDGE_SUMS, (gram, moments, counts, f, labels), {}),
+        sketch, (Op.RIDGE_SUMS, (gram, moments, counts, f, labels, sketch.counters()), {"outputs": 2}),
         (Op.RIDGE_SOLVE, (w, b, work, gram, moments, counts), {"strength": 1}), (Op.PEAK, (y,), {"rounds": 10}),
     )  # fmt: skip
     assert [cost.flops for cost in found] == [3 * 5 * 6, 5**3 // 3 + 2 * 25 * 2, 2 * 10 * 96]

@@ -5,7 +5,7 @@ import pytest
 
 import naive
 from edgerev.kernels import layout
-from edgerev.kernels.layout import NO_TENSOR, Activation, DType, LossKind, NormKind, Op, PoolKind, Status, UpdateKind
+from edgerev.kernels.layout import NO_TENSOR, Activation, DType, LossKind, NormKind, Op, Status, UpdateKind
 from edgerev.program import Program, Region
 
 BATCH = 3
@@ -26,7 +26,7 @@ class Sketch:
         return number
 
     def counters(self, seed=1, step=1):
-        return self.add("counters", 2, capacity=0, dtype=DType.I64, value=[seed, step])
+        return self.add("counters", layout.COUNTERS_SIZE, capacity=0, dtype=DType.I64, value=[seed, step, 0, 0, 0])
 
     def scalars(self):
         return self.add("scalars", layout.SCALARS_SIZE, capacity=0, value=1)
@@ -188,13 +188,14 @@ def test_norm(kind, groups):
     assert sketch.memory["y"][1, 1, 2, 5] == pytest.approx(ref, rel=1e-6)
 
 
-@pytest.mark.parametrize("kind", PoolKind)
-def test_pool(kind):
+@pytest.mark.parametrize("rectify", [0, 1])
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (2, 2), (3, 5), (2, 3)])
+def test_pool(rows, columns, rectify):
     sketch = Sketch()
-    (s1, g1), (s2, g2) = ((sketch.add(f"s{c}", 2, 2, c), sketch.add(f"g{c}", 2, 2, c)) for c in (1, 2))
-    size = 3 if kind == PoolKind.AVERAGE else 12
-    y, dy = sketch.add("y", size), sketch.add("dy", size)
-    forward, backward = (Op.POOL, (y, s1, s2), {"kind": kind}), (Op.POOL_GRAD, (g1, g2, dy), {"kind": kind})
+    (s1, g1), (s2, g2) = ((sketch.add(f"s{c}", 3, 5, c), sketch.add(f"g{c}", 3, 5, c)) for c in (1, 2))
+    y, dy = (sketch.add(name, 3 * rows * columns) for name in ("y", "dy"))
+    cells = {"rows": rows, "columns": columns, "rectify": rectify}
+    forward, backward = (Op.POOL, (y, s1, s2), cells), (Op.POOL_GRAD, (g1, g2, dy, s1, s2), cells)
     sketch.check_slopes([forward], [backward], "y", sketch.memory["dy"], [("g1", "s1"), ("g2", "s2")])
 
 
@@ -362,7 +363,7 @@ def test_two_updates_by_a_constant_gradient(parameters, ref, m):
     counters = sketch.counters(step=0)
     step = (Op.SCHEDULE, (scalars, counters), {"rate": 0.1, **schedule})
     advance = (Op.ADVANCE, (scalars, counters), schedule)
-    sketch.run(*2 * [step, (Op.UPDATE, (w, first, second, g, scalars), {"scale": 1, **parameters}), advance])
+    sketch.run(*2 * [step, (Op.UPDATE, (w, first, second, NO_TENSOR, g, scalars), parameters), advance])
     np.testing.assert_allclose([sketch.memory[name].item() for name in "wm"], [ref, m], rtol=1e-5)
 
 
@@ -388,11 +389,12 @@ def test_ridge_head_solves_least_squares():
     sketch = Sketch()
     features = sketch.add("features", 2)
     labels = sketch.add("labels", 1, dtype=DType.I32, value=np.array([0, 2, 2]).reshape(3, 1, 1, 1))
-    gram, moments, work = (sketch.add(name, 3, 3, capacity=0, value=0) for name in ("gram", "moments", "work"))
+    gram, work = (sketch.add(name, 6, capacity=0, value=0) for name in ("gram", "work"))
+    moments, counters = sketch.add("moments", 3, 3, capacity=0, value=0), sketch.counters()
     small = (("counts", 1), ("b", 1), ("w", 2))
     counts, b, w = (sketch.add(name, rows, 3, capacity=0, value=0) for name, rows in small)
     sketch.run(
-        (Op.RIDGE_SUMS, (gram, moments, counts, features, labels), {}),
+        (Op.RIDGE_SUMS, (gram, moments, counts, features, labels, counters), {"outputs": 3}),
         (Op.RIDGE_SOLVE, (w, b, work, gram, moments, counts), {"strength": 0.5}),
     )
     x = sketch.memory["features"].reshape(3, 2)

@@ -107,6 +107,11 @@ READ_TOO: dict[Op, Callable[[Sight], bool]] = {
     Op.UPDATE: lambda at: True,
     Op.RIDGE_SUMS: lambda at: True,
     Op.PEAK: lambda at: True,
+    Op.RANGE: lambda at: True,
+    Op.QUANTISE: lambda at: True,
+    Op.FADE: lambda at: True,
+    Op.CONSOLIDATE: lambda at: True,
+    Op.FISHER: lambda at: True,
 }
 SCRATCH = ("work", "barrier")  # operands whose bytes stay in the nearest cache
 
@@ -118,6 +123,9 @@ def visits(program: Program, section: str, n: int) -> Iterator[tuple[int, int]]:
     """
     index, stop = program.sections[section]
     while index < stop:
+        if program.rows[index * layout.ROW + layout.OP] == Op.SKIP:  # nothing is frozen
+            index += 1
+            continue
         if program.rows[index * layout.ROW + layout.OP] != Op.REPEAT:
             yield index, 0
             index += 1

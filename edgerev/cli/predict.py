@@ -32,7 +32,7 @@ def _predict(learner, records, args: argparse.Namespace) -> None:
 
     feed, most = Feed(records, learner), learner.schedule.micro_batch
     answers: Any = learner.runtime.view("probability")
-    outputs = learner.net.head.outputs
+    outputs = learner.net.head.columns
     for first in range(0, len(records), most):
         n = feed.fill(range(first, min(first + most, len(records))), targets=False)
         learner.predict_step(n)

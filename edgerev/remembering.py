@@ -1,0 +1,211 @@
+"""What a learner keeps of earlier experiences, and what it leaves as it is: the verbs of continual learning."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from edgerev.batch import Batch
+from edgerev.continual.consolidation import EWC
+from edgerev.errors import NumericError, UsageError
+from edgerev.exclusive import exclusive
+from edgerev.kernels.layout import C_ADAPTERS, C_FROZEN, C_TASK, V_SHARE
+from edgerev.net import Net
+from edgerev.numbers import BELOW_ONE, TINY, finite32, whole
+from edgerev.recipe import Recipe, Schedule
+from edgerev.runtime import Runtime
+
+
+class Remembering:
+    """Part of `edgerev.learner.Learner`, which sets the attributes."""
+
+    net: Net
+    recipe: Recipe
+    schedule: Schedule
+    runtime: Runtime
+    _batch: Batch
+    _counters: Any
+    _check_batch: Any
+    _need_whole: Any
+    _stale: bool
+
+    # -- tasks, and what is kept as it is ---------------------------------------------------------------------
+
+    @property
+    def task(self) -> int | None:
+        """Number of the task at hand, or None: answers are then those of all tasks, and the task is inferred.
+
+        While a task is at hand, only its answers are trained, and its own adapters are in place. Kept in checkpoints.
+        """
+        return self._counters[C_TASK] - 1 if self._counters[C_TASK] else None
+
+    @task.setter
+    def task(self, number: int | None) -> None:
+        if number is not None:
+            number = whole("task", number, 0, self.net.head.tasks - 1)
+        if number == self.task:
+            return
+        if self._has_adapters():
+            self.runtime.run("put_away", 1)
+        self._counters[C_TASK] = 0 if number is None else number + 1
+        if self._has_adapters():
+            self.runtime.run("take_out", 1)
+
+    def _has_adapters(self) -> bool:
+        return "put_away" in self.runtime.program.sections
+
+    @property
+    def frozen(self) -> int:
+        """Coupling blocks, counted from the stem, that training leaves as they are, stem included; 0 is none at all.
+
+        What is frozen costs no time in the backward pass. Kept in checkpoints.
+        """
+        return self._counters[C_FROZEN] // 2
+
+    @frozen.setter
+    def frozen(self, blocks: int) -> None:
+        number = whole("frozen", blocks, 0, self.net.depth // 2)
+        self._counters[C_FROZEN] = 1 + 2 * number if number else 0
+
+    @property
+    def adapters_only(self) -> bool:
+        """Whether training changes only the adapters and the head; kept in checkpoints."""
+        return bool(self._counters[C_ADAPTERS])
+
+    @adapters_only.setter
+    def adapters_only(self, only: bool) -> None:
+        if only and not self._has_adapters():
+            raise UsageError("this net has no adapters; expected some; put Adapter() into F or G")
+        self._counters[C_ADAPTERS] = int(bool(only))
+
+    # -- consolidation ----------------------------------------------------------------------------------------
+
+    @exclusive
+    def consolidate(self, x: Any = None, y: Any = None) -> None:
+        """End an experience: from here on, what mattered in it is held where it is now.
+
+        Parameters
+        ----------
+        x, y : samples of the experience, as for `learn_many`, from which EWC estimates what matters, one by one; not
+            needed for synaptic intelligence, which has it from training
+
+        Raises
+        ------
+        UsageError
+            The recipe has no consolidation, or EWC is given no samples.
+        DataError, NumericError
+            As for `learn_many`; what was held before still is.
+        """
+        method = self.recipe.consolidation
+        if method is None:
+            raise UsageError("nothing to consolidate with; make the learner with consolidation=SynapticIntelligence()")
+        if isinstance(method, EWC):
+            if x is None or y is None:
+                raise UsageError("EWC estimates from samples what matters; expected some; pass x and y")
+            samples, targets = self._check_batch(x, y)
+            self._share(1.0)
+            self.runtime.run("fade", 1)
+            self._share(1 / samples.size)
+            for first in range(samples.size):
+                self._batch.fill(samples, targets, first, 1)
+                self._need_whole()
+                self.runtime.run("fisher", 1)
+        self.runtime.run("consolidate", 1)
+
+    def _share(self, factor: float) -> None:
+        self.runtime.view("scalars")[V_SHARE] = factor
+
+    # -- sums of a head in closed form ------------------------------------------------------------------------
+
+    @exclusive
+    def calibrate(self, x: Any) -> None:
+        """Take the range of the features of `x` as that of whole features; only before the first sum.
+
+        What later leaves the range is taken to its end. May be called for more samples: the range grows.
+
+        Raises
+        ------
+        UsageError
+            The head's sums are of floats, or have samples already.
+        DataError, NumericError
+            As for `predict_many`.
+        """
+        if not self._quantises():
+            raise UsageError("the head's features are floats; expected whole ones; make it with Head(sums='int32')")
+        samples = self._batch.samples(x)
+        for first in range(0, samples.size, self.schedule.micro_batch):
+            self.calibrate_step(self._batch.fill(samples, None, first, self.schedule.micro_batch))
+
+    @exclusive
+    def calibrate_step(self, n: int) -> None:
+        """Take the `n` samples that lie in the arena's input into the range of whole features; see `calibrate`."""
+        if any(self.runtime.view("ridge.counts")):
+            raise UsageError("the sums have samples of another range; expected none; call forget() first")
+        self._need_whole()
+        self.runtime.run("encode", n, until="forward")
+        self.runtime.run("ridge_range", n)
+
+    def _quantises(self) -> bool:
+        return "ridge_range" in self.runtime.program.sections
+
+    @exclusive
+    def remember_many(self, x: Any, y: Any) -> None:
+        """Add samples to the sums of a head in closed form, with the features that the backbone gives now.
+
+        Raises
+        ------
+        UsageError
+            The head has no sums, or whole features have no range yet.
+        DataError, NumericError
+            As for `learn_many`. Samples go in by micro-batches: those before the one that failed are kept in the sums.
+        """
+        self._need_sums()
+        samples, targets = self._check_batch(x, y)
+        for first in range(0, samples.size, self.schedule.micro_batch):
+            self.remember_step(self._batch.fill(samples, targets, first, self.schedule.micro_batch))
+
+    @exclusive
+    def remember_step(self, n: int) -> None:
+        """Add the `n` samples that lie in the arena's input to the sums of a head in closed form."""
+        if self._quantises() and self.runtime.view("ridge.low")[0] > self.runtime.view("ridge.high")[0]:
+            raise UsageError("whole features have no range yet; expected one; call calibrate(x) with samples first")
+        self._need_whole()
+        self.runtime.run("encode", n, until="forward")
+        self.runtime.run("ridge_add", n)
+        self._stale = True
+
+    @exclusive
+    def forget(self) -> None:
+        """Set the sums of a head in closed form to zero."""
+        self._need_sums()
+        self.runtime.run("ridge_reset", 1)
+        self._stale = True
+
+    @exclusive
+    def fade(self, factor: float) -> None:
+        """Let samples so far count `factor` times as much in float64 sums, so that those to come count more.
+
+        Raises
+        ------
+        UsageError
+            The factor is not in 0 .. 1, or the sums are of whole numbers, which are exact or nothing.
+        """
+        self._need_sums()
+        if self._quantises():
+            raise UsageError("sums of whole numbers cannot fade; expected Head(sums='float64'); make the head with it")
+        self._share(finite32("fade: factor", factor, TINY, BELOW_ONE))
+        self.runtime.run("ridge_fade", 1)
+        self._stale = True
+
+    def _need_sums(self) -> None:
+        if not self.net.head.closed_form:
+            raise UsageError("this net has no ridge head; make it with Head(kind='ridge')")
+
+    def _solve(self) -> None:
+        """Bring the weights of a head in closed form up to its sums."""
+        if not any(self.runtime.view("ridge.counts")):
+            raise NumericError(
+                "the ridge head has no samples yet; expected some: add samples first, or resume the training that "
+                "this model comes from, which has not got that far"
+            )
+        self.runtime.run("ridge_solve", 1)
+        self._stale = False
