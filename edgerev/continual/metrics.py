@@ -7,7 +7,7 @@ References
 ----------
 Chaudhry et al. 2018, "Riemannian walk for incremental learning: understanding forgetting and intransigence", eq. 3
 (forgetting).
-Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms", Machine Learning 90, section 3
+Gama, Sebastião and Rodrigues 2013, "On evaluating stream learning algorithms", Machine Learning 90
 (prequential error, over all samples and with a fading factor).
 Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning", eq. 2 to 4 (average accuracy, backward
 and forward transfer).
@@ -143,7 +143,7 @@ class Prequential:
 
     References
     ----------
-    Gama, Sebastião and Rodrigues 2013, section 3: with loss L in {0, 1} of sample k, the prequential error at i is
+    Gama, Sebastião and Rodrigues 2013: with loss L in {0, 1} of sample k, the prequential error at i is
     ``1/i * sum of L[k]``, with fading factor a ``sum of a^(i-k) L[k] / sum of a^(i-k)``, computed as S/B from
     ``S = L + a S`` and ``B = 1 + a B``. The accuracy is 1 minus that.
     """

@@ -3,9 +3,9 @@
 A plan reads labels, or a column of groups, and never a sample, so it fits data in files (`Records.pick`) and in arrays
 (`x[experience.train]`) alike. Class numbers count from 0.
 
-The three settings are those of van de Ven and Tolias 2019, "Three scenarios for continual learning", section 2: in
-"task" the model is told which experience a sample is of, in "domain" it is not, and in both the target is the place of
-the class within its experience; in "class" the target is the class number itself, among all classes so far.
+The three settings are those of van de Ven and Tolias 2019, "Three scenarios for continual learning": in "task" the
+model is told which experience a sample is of, in "domain" it is not, and in both the target is the place of the class
+within its experience; in "class" the target is the class number itself, among all classes so far.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def split(
 
     References
     ----------
-    van de Ven and Tolias 2019, "Three scenarios for continual learning", section 2 and table 2.
+    van de Ven and Tolias 2019, "Three scenarios for continual learning" (split MNIST).
     """
     whole("classes of an experience", per_experience, 1, INT32_MAX)
     if setting not in SETTINGS:
@@ -171,8 +171,8 @@ def permuted(
 
     References
     ----------
-    Goodfellow et al. 2013, "An empirical investigation of catastrophic forgetting in gradient-based neural networks",
-    section 4.1; Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", section 2.1.
+    Goodfellow et al. 2013, "An empirical investigation of catastrophic forgetting in gradient-based neural networks"
+    (there "input reformatting"); Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks".
     """
     whole("values of a sample", size, 1, INT32_MAX)
     whole("experiences", experiences, 1, INT32_MAX)
@@ -213,8 +213,8 @@ def rotated(
 
     References
     ----------
-    Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning", section 5 (MNIST rotations, there
-    by angles from 0 to 180 degrees).
+    Lopez-Paz and Ranzato 2017, "Gradient episodic memory for continual learning" (MNIST rotations, there by angles
+    drawn from 0 to 180 degrees).
     """
     whole("experiences", experiences, 1, INT32_MAX)
     finite32("most_degrees", most_degrees, -FLOAT32_MAX, FLOAT32_MAX)

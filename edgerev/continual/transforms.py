@@ -43,8 +43,8 @@ class Permutation(Value):
 
     References
     ----------
-    Goodfellow et al. 2013, "An empirical investigation of catastrophic forgetting in gradient-based neural networks",
-    section 4.1; Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks", section 2.1.
+    Goodfellow et al. 2013, "An empirical investigation of catastrophic forgetting in gradient-based neural networks"
+    (there "input reformatting"); Kirkpatrick et al. 2017, "Overcoming catastrophic forgetting in neural networks".
     """
 
     order: tuple[int, ...]
