@@ -55,7 +55,7 @@ def write_all(fd: int, view: memoryview) -> None:
         done += os.write(fd, view[done:])
 
 
-def open_exclusive(path: str, *, wait: bool) -> int:
+def open_exclusive(path: str, *, wait: bool, keep: bool = False) -> int:
     """Create an empty file, or empty the one a crash left behind, held under an exclusive lock.
 
     The name is fixed, unlike that of a `tempfile`, so that crash after crash cannot fill a device with leftovers.
@@ -67,6 +67,8 @@ def open_exclusive(path: str, *, wait: bool) -> int:
         The temporary file.
     wait : bool
         Whether to wait for another process that holds it.
+    keep : bool
+        Whether to keep what is in a file that is there.
 
     Returns
     -------
@@ -86,7 +88,8 @@ def open_exclusive(path: str, *, wait: bool) -> int:
             fcntl.flock(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             # The file may have been renamed or removed by its last holder while this process waited for the lock.
             if _is_file_of(fd, path):
-                os.ftruncate(fd, 0)
+                if not keep:
+                    os.ftruncate(fd, 0)
                 return fd
         except BaseException:
             os.close(fd)

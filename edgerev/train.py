@@ -14,7 +14,7 @@ from edgerev.checkpoint_reader import verified
 from edgerev.config import Config
 from edgerev.contents import KeptTensors, stored_sample_bytes
 from edgerev.continual.metrics import backward_transfer, forgetting
-from edgerev.continual.scenarios import Experience, class_incremental
+from edgerev.continual.scenarios import split
 from edgerev.data import Dataset, Permutation, Records
 from edgerev.data.feed import Feed, check_meaning, staging_bytes
 from edgerev.data.standardise import statistics
@@ -43,7 +43,7 @@ ProgressMaker = Callable[[int, str], AbstractContextManager[Progress]]
 
 
 class Split(NamedTuple):
-    """Training and test part of a data set, and what the test part is (see `TrainingReport`)."""
+    """Training and test part of a data set or an experience, and what the test part is (see `TrainingReport`)."""
 
     train: Records
     test: Records
@@ -145,11 +145,21 @@ class Trainer:
         self._filled = 0  # samples in the arena's input
         self._asked = False  # to stop
 
-    def _stream(self) -> list[Experience]:
-        train, test, _ = self.split
+    def _stream(self) -> list[Split]:
+        """Return the experiences in their order."""
+        train, test, measured_on = self.split
         if self.config.continual is None:
-            return [Experience(tuple(range(len(train.classes or ()))), train, test)]
-        return class_incremental(train, test, self.config.continual.classes_per_experience)
+            return [self.split]
+        if train.classes is None:
+            raise DataError(f"{train.name}: targets are values; a class-incremental stream needs classes")
+        per_experience = self.config.continual.classes_per_experience
+        try:
+            plan = split(
+                train.labels(), test.labels(), per_experience, "class", classes=train.classes, strict=False
+            )
+        except DataError as error:
+            raise DataError(f"{train.name}: {error}") from error
+        return [Split(train.pick(part.train), test.pick(part.test), measured_on) for part in plan]
 
     def _rate_factor(self, index: int) -> float:
         """Return the factor on the learning rate in an experience; at 0 the backbone is left as it is."""

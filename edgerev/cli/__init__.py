@@ -21,6 +21,7 @@ VERBS = {
     "train": "train a net on your data and write a checkpoint",
     "eval": "measure a checkpoint on labelled data",
     "predict": "predict the labels of samples with a checkpoint",
+    "data": "fetch a known data set, and verify it",
     "plan": "show the memory that a net needs, before anything runs",
     "inspect": "show what is in a checkpoint",
     "doctor": "check whether this machine is fit for training",

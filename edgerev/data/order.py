@@ -51,8 +51,7 @@ class Permutation:
 
     def __init__(self, count: int, seed: int, epoch: int):
         for name, value in (("count", count), ("seed", seed), ("epoch", epoch)):
-            if not isinstance(value, int) or not 0 <= value <= _MASK:
-                raise UsageError(f"{name} is {value!r}; expected an integer from 0 to 2^64 - 1; pass such a number")
+            _check(name, value)
         self.count = count
         self.seed = seed
         self.epoch = epoch
@@ -83,6 +82,38 @@ class Permutation:
             left, right = right, (left + (mixed ^ mixed >> 32)) % here
             here, there = there, here
         return left + right * self._left
+
+
+def shuffled(count: int, seed: int, stream: int) -> list[int]:
+    """Give a pseudo-random order of `range(count)` as a list; unlike `Permutation`, even for a handful it is even.
+
+    Parameters
+    ----------
+    count : int
+        At least 0; each takes some memory.
+    seed, stream : int
+        0 to 2^64 - 1; each stream of a seed has an order of its own.
+
+    Returns
+    -------
+    list of int
+        Every number once.
+
+    Raises
+    ------
+    UsageError
+        If an argument is not an integer in its range.
+    """
+    for name, value in (("count", count), ("seed", seed), ("stream", stream)):
+        _check(name, value)
+    # Keys of SplitMix64 differ from each other, for it is a bijection: there are no ties.
+    state = _mix(_mix(seed) + stream & _MASK)
+    return sorted(range(count), key=lambda place: _mix(state + _GAMMA * (place + 1) & _MASK))
+
+
+def _check(name: str, value: int) -> None:
+    if not isinstance(value, int) or not 0 <= value <= _MASK:
+        raise UsageError(f"{name} is {value!r}; expected an integer from 0 to 2^64 - 1; pass such a number")
 
 
 def _round_keys(seed: int, epoch: int) -> tuple[int, ...]:

@@ -200,6 +200,11 @@ class Records:
         self.read_target_into(index, memoryview(value))
         return value[0]
 
+    def labels(self) -> Iterator[int]:
+        """Give an iterator over the class ids of all samples, read in blocks; raises as `label`."""
+        self._need_labels()
+        return self._labels()
+
     def subset(self, labels: Collection[int], folder: str | os.PathLike[str] | None = None) -> Records:
         """Choose the samples of some classes, in their present order.
 
@@ -224,9 +229,8 @@ class Records:
         DataError
             If the index file cannot be written or the records cannot be read.
         """
-        self._need_labels()
         wanted = frozenset(labels)
-        return self.pick((index for index, label in enumerate(self._labels()) if label in wanted), folder)
+        return self.pick((index for index, label in enumerate(self.labels()) if label in wanted), folder)
 
     def pick(self, indices: Iterable[int], folder: str | os.PathLike[str] | None = None) -> Records:
         """Choose samples by their indices, in the order given; repeats are allowed.
