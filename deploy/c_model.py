@@ -15,7 +15,7 @@ from binascii import crc32
 from collections.abc import Iterable, Iterator
 
 from edgerev.contents import KEPT, facts
-from edgerev.errors import CheckpointError, UsageError
+from edgerev.errors import CheckpointError, EdgerevError, UsageError
 from edgerev.files import read_at, write_whole
 from edgerev.kernels import layout
 from edgerev.learner import Learner
@@ -28,7 +28,7 @@ PROGRAM_MAGIC, PARAMETERS_MAGIC = b"edgeprog", b"edgeparm"
 # The structs of edgerev.h, and how many of them an EdgerevProgram has room for.
 _PROGRAM, _PARAMETERS = struct.Struct("<8siIIiiiiiQ6q"), struct.Struct("<8siIQq")
 _SECTION, _TENSOR, _SPAN, _NAME = struct.Struct("<32s4i"), struct.Struct("<32s2q2i"), struct.Struct("<2q2i"), 32
-_SECTIONS, _TENSORS, _SPANS = 12, 16, 8
+_SECTIONS, _TENSORS, _SPANS = 16, 16, 8
 _CHECKSUM_AT = 12
 # Tensors that a caller puts something into or reads; those that the program has.
 _NAMED = ("raw", "target", "probability", "report", "counters", "scalars", "input.mean", "input.scale", "loss.weights")
@@ -131,7 +131,13 @@ def _program(learner: Learner, identity: int) -> tuple[bytes | memoryview, ...]:
 
 def _table(entries: Iterable[bytes], entry: struct.Struct, most: int) -> bytes:
     """Return a table with room for `most` entries."""
-    return b"".join(entries).ljust(most * entry.size, b"\0")
+    table = b"".join(entries)
+    if len(table) > most * entry.size:
+        raise EdgerevError(
+            f"{len(table) // entry.size} entries for a table of a file for C; expected {most} at most; raise the number in "
+            "edgerev.h"
+        )
+    return table.ljust(most * entry.size, b"\0")
 
 
 def _sections(program: Program) -> Iterator[bytes]:

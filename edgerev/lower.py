@@ -281,7 +281,7 @@ class Lowering:
     def _consolidation_sections(self) -> None:
         program, consolidation = self.program, self.recipe.consolidation
         assert consolidation is not None
-        remembered = list(self.tensors.parameters())
+        remembered = [parameter for parameter in self.tensors.parameters() if parameter.memory]
         if isinstance(consolidation, EWC):
             with program.section("fade"):
                 for parameter in remembered:
@@ -302,8 +302,13 @@ class Lowering:
                 )
 
     def _bank_sections(self) -> None:
-        """Emit what puts away the weights that the task at hand has for itself, and what takes them out again."""
+        """Emit what puts away the weights that the task at hand has for itself, and what takes them out again.
+
+        Their moments start anew: those of another task's gradients would move them.
+        """
         for section, store in (("put_away", 1), ("take_out", 0)):
             with self.program.section(section):
                 for bank, parameter in self.tensors.banks:
                     self.program.emit(Op.EXCHANGE, bank, parameter.tensor, self.tensors.counters, store=store)
+                    for moment in () if store else parameter.moments:
+                        self.program.emit(Op.ZERO, moment)

@@ -8,7 +8,8 @@ from typing import NamedTuple
 
 from edgerev import layers
 from edgerev.kernels.layout import NO_TENSOR, Op
-from edgerev.lower_layers import Adapter, Context, Convolution, FusedSGD, Gradient, LoweredLayer, lower_layer
+from edgerev.lower_adapter import Adapter, lower_layer
+from edgerev.lower_layers import Context, Convolution, FusedSGD, Gradient, LoweredLayer
 from edgerev.program import Program, Region
 
 
@@ -69,9 +70,10 @@ class Sequential:
             kept = tuple(
                 self.program.tensor(f"{name}.moment{k + 1}", spec.shape, Region.OPTIMIZER) for k in range(moments)
             )
+            own = 0 if lowered.per_task else memory  # of another task's there is nothing to hold
             remembered = tuple(
                 self.program.tensor(f"{name}.{word}", spec.shape, Region.CONSOLIDATION)
-                for word in ("importance", "anchor", "path")[:memory]
+                for word in ("importance", "anchor", "path")[:own]
             )
             found.append(Parameter(tensor, kept, remembered, spec.decays, spec.bound * gain, spec.constant))
         return found

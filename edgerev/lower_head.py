@@ -9,6 +9,7 @@ from edgerev.kernels.layout import LEVELS, DType, Op, SolveKind
 from edgerev.lower_layers import Context
 from edgerev.lower_tensors import NetTensors
 from edgerev.lower_update import Updater
+from edgerev.numbers import FLOAT32_MAX
 from edgerev.program import Program, Region
 from edgerev.recipe import Schedule
 
@@ -126,7 +127,8 @@ class HeadLowering:
             with program.section("ridge_add"), program.scope(Region.WORKSPACE, "ridge_add"):
                 features = self._closed_features()
                 program.emit(
-                    Op.RIDGE_SUMS, *sums, features, tensors.target, tensors.counters, outputs=head.outputs
+                    Op.RIDGE_SUMS, *sums, features, tensors.target, tensors.counters, tensors.barrier,
+                    outputs=head.outputs,
                 )
                 program.emit(Op.CHECK)
             if tensors.value_range:
@@ -139,7 +141,7 @@ class HeadLowering:
             )
             unit = LEVELS**2 if tensors.value_range else 1  # a whole number stands for its share of LEVELS
             program.emit(
-                Op.RIDGE_SOLVE, *tensors.closed, work, *sums, strength=head.ridge * unit,
+                Op.RIDGE_SOLVE, *tensors.closed, work, *sums[:2], strength=min(head.ridge * unit, FLOAT32_MAX),
                 kind=SolveKind[head.kind.upper()],
             )
             program.emit(Op.CHECK)

@@ -73,7 +73,8 @@ class Updater:
     def _add_to_fisher(self, module: Sequential, gradients: list[Gradient]) -> None:
         for found, slopes in zip(module.parameters, gradients):
             for parameter, slope in zip(found, slopes):
-                self.program.emit(Op.FISHER, parameter.memory[0], slope, self.tensors.scalars)
+                if parameter.memory:
+                    self.program.emit(Op.FISHER, parameter.memory[0], slope, self.tensors.scalars)
 
     def _at_once(self, lowered: LoweredLayer) -> FusedSGD | None:
         """Return how a layer's gradient becomes its update without being written, or None."""
@@ -140,7 +141,7 @@ class Updater:
             self.program.emit(
                 Op.UPDATE, parameter.tensor, *moments, path, slope, self.tensors.scalars, importance, anchor,
                 kind=optimizer.number, scale=self._rates[name], clip=self.recipe.clip is not None,
-                strength=consolidation.pull if consolidation else 0.0, **constants,
+                strength=consolidation.pull if consolidation and parameter.memory else 0.0, **constants,
             )
 
     def commit(self) -> None:

@@ -38,9 +38,10 @@ from edgerev.kernels.operands import (
 )
 from edgerev.kernels.optimizer import advance_step, clip, grad_norm, schedule, update
 from edgerev.kernels.peak import peak
+from edgerev.kernels.pool import pool, pool_grad
 from edgerev.kernels.ridge import quantise, ridge_solve, ridge_sums, value_range
 from edgerev.kernels.sample import dropout, initialise, read_input
-from edgerev.kernels.state import accumulate, clear_halo, copy, couple, load, pool, pool_grad, squeeze, zero
+from edgerev.kernels.state import accumulate, clear_halo, copy, couple, load, squeeze, zero
 from edgerev.kernels.winograd import winograd, winograd_weights, winograd_wgrad
 
 # rows, tensors, arena, first row, last row + 1, samples, thread, threads, status, barrier

@@ -286,9 +286,11 @@ SIGNATURES = {
     ),
     Op.INIT: Signature(("w",), ("counters",), ("random", "value", "stream"), ("value",)),
     Op.ZERO: Signature(("y",), ()),
-    Op.RIDGE_SUMS: Signature(("gram", "moments", "counts"), ("features", "labels", "counters"), ("outputs",)),
+    Op.RIDGE_SUMS: Signature(
+        ("gram", "moments", "counts"), ("features", "labels", "counters", "barrier"), ("outputs",)
+    ),
     Op.RIDGE_SOLVE: Signature(
-        ("w", "b", "work"), ("gram", "moments", "counts"), ("strength", "kind"), ("strength",)
+        ("w", "b", "work"), ("gram", "moments"), ("strength", "kind"), ("strength",)
     ),
     Op.RANGE: Signature(("low", "high"), ("features",)),
     Op.QUANTISE: Signature(("f",), ("low", "high")),

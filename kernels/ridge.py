@@ -13,6 +13,7 @@ linear discriminant analysis", eq. 1 to 4 (PROTOTYPE: class means under one cova
 
 import numpy as np
 
+from edgerev.kernels.barrier import barrier
 from edgerev.kernels.intrinsics import advance, f64_at, i32_at, i64_at, round_half_even, sqrt64, to_int32_inside
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import LEVELS, MOST_INT32_SAMPLES, DType, SolveKind, Status
@@ -141,7 +142,7 @@ def _check_samples(row, tensors, arena, count, status, classes):
 
 @kernel
 def ridge_sums(row, tensors, arena, n, thread, threads, status):
-    """RIDGE_SUMS gram moments counts; features labels counters (outputs); threads share rows of the sums."""
+    """RIDGE_SUMS gram moments counts; features labels counters barrier (outputs); threads share rows of the sums."""
     count = samples(row, n)
     tg, tm, tf, tl = (
         tensor(row, tensors, 0), tensor(row, tensors, 1), tensor(row, tensors, 3), tensor(row, tensors, 4),
@@ -150,7 +151,10 @@ def ridge_sums(row, tensors, arena, n, thread, threads, status):
     labels = i32_at(arena, tl[T_OFFSET])
     size, columns = tf[T_CHANNELS], tm[T_CHANNELS]
     first_column, classes = task_columns(row, tensors, arena, 5, parameter(row, 0), columns)
-    if not _check_samples(row, tensors, arena, count, status, classes):
+    good = _check_samples(row, tensors, arena, count, status, classes)
+    words = i32_at(arena, tensor(row, tensors, 6)[T_OFFSET])
+    barrier(words, thread, threads)  # else a slow thread counts the samples that a fast one has added
+    if not good:
         return
     one = np.float32(1)
     for i in range(thread, size + 1, threads):  # long rows and short ones to all threads alike
@@ -179,7 +183,6 @@ def _add_one(arena, t, at, value):
 def _matrix(work, row, tensors, arena, size, columns, kind, penalty):
     """Write the lower triangle that is to be solved with to `work`; the last row is the constant's."""
     tg, tm = tensor(row, tensors, 3), tensor(row, tensors, 4)
-    seen = tensor(row, tensors, 5)
     for i in range(size + 1):
         line = advance(work, _start(i))
         for j in range(i + 1):
@@ -189,7 +192,7 @@ def _matrix(work, row, tensors, arena, size, columns, kind, penalty):
     if kind != PROTOTYPE:
         return
     for k in range(columns):
-        count = _get(arena, seen, k)
+        count = _get(arena, tm, size * columns + k)  # counts are whole, and do not fade
         if count > 0.0:
             for i in range(size):
                 line = advance(work, _start(i))
@@ -237,10 +240,10 @@ def _solve(work, column, total):
 
 @kernel
 def ridge_solve(row, tensors, arena, n, thread, threads, status):
-    """RIDGE_SOLVE w b work; gram moments counts (strength, kind); work holds L and one column, in float64."""
+    """RIDGE_SOLVE w b work; gram moments (strength, kind); work holds L and one column, in float64."""
     if thread != 0:
         return
-    tg, tm, seen = tensor(row, tensors, 3), tensor(row, tensors, 4), tensor(row, tensors, 5)
+    tg, tm = tensor(row, tensors, 3), tensor(row, tensors, 4)
     w, b = floats(row, tensors, arena, 0), floats(row, tensors, arena, 1)
     work = f64_at(arena, tensor(row, tensors, 2)[T_OFFSET])
     columns, kind = tm[T_CHANNELS], parameter(row, 1)
@@ -253,7 +256,7 @@ def ridge_solve(row, tensors, arena, n, thread, threads, status):
         record(status, SINGULAR, -1)
         return
     for k in range(columns):
-        count = _get(arena, seen, k)
+        count = _get(arena, tm, size * columns + k)
         for i in range(total):
             column[i] = _get(arena, tm, i * columns + k)
         if kind == PROTOTYPE:

@@ -524,8 +524,10 @@ class Call:
             counts[columns[label]] += 1
 
     def ridge_solve(self):
-        counts, size = self.flat("counts"), len(self.flat("w")) // self.flat("counts").size
-        moments = self.flat("moments").reshape(size + 1, -1).astype(float)
+        columns = self.flat("b").size
+        size = len(self.flat("w")) // columns
+        moments = self.flat("moments").reshape(size + 1, columns).astype(float)
+        counts = moments[-1]  # of the constant feature
         gram = np.zeros((size + 1, size + 1))
         gram[np.tril_indices(size + 1)] = self.flat("gram")
         gram = gram + np.tril(gram, -1).T

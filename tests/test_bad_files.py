@@ -250,7 +250,7 @@ def test_every_flipped_bit_is_found(work):
 
 
 METADATA = {
-    "nothing": {}, "another format": {"format": "2"}, "no net": {"net": None}, "broken net": {"net": "{"},
+    "nothing": {}, "another format": {"format": "1"}, "no net": {"net": None}, "broken net": {"net": "{"},
     "a list": {"net": "[]"}, "a layer that is new": {"net": lambda text: text.replace("dense", "attention")},
     "a net that does not fit": {"net": lambda text: text.replace('"channels": 16', '"channels": 14')},
     "a recipe that is new": {"recipe": lambda text: text.replace("adamw", "adam")}, "no recipe": {"recipe": "null"},
@@ -271,7 +271,7 @@ def test_whole_files_that_hold_something_else(name, refused, work):
     (work / "model.edgerev.previous").unlink()
     checkpoint.save(path, [("x", "F32", (2,), memoryview(bytes(8)))], metadata)
     for command in readers(work):
-        refused(1, r"is of format .*; expected 1.*use the version|metadata that cannot be used .*; expected a check|"
+        refused(1, r"is of format .*; expected 2.*use the version|metadata that cannot be used .*; expected a check|"
                 "belongs to another net", *command)  # fmt: skip
 
 

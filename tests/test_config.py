@@ -100,7 +100,7 @@ def test_everything_at_once():
     assert config.train.budget == 3 << 19
     assert config.make_recipe(50) == Recipe(
         5, SGD(1.0, 0.5, True), RateSchedule("cosine", 3, 50, 0.5), Clip(2.0, "adaptive"), CrossEntropy((1, 2.5), 0.1),
-        Augment(1, True, 2, 0.25), True,
+        Augment(1, True, 2, 0.25), atomic=True,
     )  # fmt: skip
 
 
@@ -156,7 +156,7 @@ MISTAKES = {
     "budget of another type": ({**NET, "train": {"budget": 1.5}}, "train.budget: expected a valid integer"),
     "label": ({**NET, "data": {"label": 3}}, "data.label: expected the name of a column, or a list of names, not 3"),
     "labels": ({**NET, "data": {"label": ["a", 1]}}, "data.label: expected the name of a column"),
-    "no kind": ({**NET, "loss": {}}, "loss: expected the key kind with one of cross_entropy, binary_cross_entropy"),
+    "no kind": ({**NET, "loss": {}}, "loss: expected the key kind with one of cross_entropy, soft_cross_entropy"),
     "unknown kind": ({**NET, "optimizer": {"kind": "adam"}}, "optimizer: expected the key kind with one of sgd, adamw"),
     "key of another kind": (
         {**NET, "optimizer": {"kind": "sgd", "beta1": 0.9}}, "optimizer.beta1: unknown key; remove it",

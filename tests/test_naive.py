@@ -395,7 +395,7 @@ def test_ridge_head_solves_least_squares():
     counts, b, w = (sketch.add(name, rows, 3, capacity=0, value=0) for name, rows in small)
     sketch.run(
         (Op.RIDGE_SUMS, (gram, moments, counts, features, labels, counters), {"outputs": 3}),
-        (Op.RIDGE_SOLVE, (w, b, work, gram, moments, counts), {"strength": 0.5}),
+        (Op.RIDGE_SOLVE, (w, b, work, gram, moments), {"strength": 0.5}),
     )
     x = sketch.memory["features"].reshape(3, 2)
     centred, wanted = x - x.mean(0), np.eye(3)[[0, 2, 2]]  # a free constant is the same as centring

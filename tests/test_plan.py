@@ -188,10 +188,12 @@ def test_what_schedules_cost():
 LISTING = """\
 read_out:
   head
-       # pool            features=features<f32:2x1x1x4> s1=state.0@0<i32:2x1x1x2> s2=state.1@0<i32:2x1x1x2> kind=0
+       # pool            features=features<f32:2x1x1x4> s1=state.0@0<i32:2x1x1x2> s2=state.1@0<i32:2x1x1x2> \
+rows=1 columns=1 rectify=0
        # conv            y=logits<f32:2x1x1x3> x=features<f32:2x1x1x4> w=head.0.weight<f32:1x4x3> \
 b=head.0.bias<f32:1x1x3> kernel_h=1 kernel_w=1 relu=0 add=0
-       # probability     p=probability<f32:2x1x1x3> z=logits<f32:2x1x1x3> kind=0
+       # probability     p=probability<f32:2x1x1x3> z=logits<f32:2x1x1x3> counters=counters<i64:1x1x5> \
+kind=0 outputs=3
        # check
 inverse:
   block0.G

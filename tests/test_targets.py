@@ -132,7 +132,7 @@ def contract():
 
 def test_the_interface_has_a_version():
     found = hashlib.sha256(contract().encode()).hexdigest()[:16]
-    assert (layout.INTERFACE, found) == (1, "f6fadadc790dacfd"), (
+    assert (layout.INTERFACE, found) == (2, "4a456aa86814e221"), (
         "kernels/layout.py changed what rows or tables mean: raise INTERFACE there, so that kernels compiled for "
         "another version are refused, and put the new pair here"
     )

@@ -128,7 +128,10 @@ def test_plain_data_all_the_way_down():
     assert found == {
         "first": 1, "third": (),
         "second": [
-            {"outputs": 2, "pool": "average", "kind": "linear", "ridge": 1e-3},
+            {
+                "outputs": 2, "pool": "average", "kind": "linear", "ridge": 1e-3, "tasks": 1, "sums": "float64",
+                "rectify": False, "expansion": [],
+            },
             ({"rate": 0.5, "momentum": 0.0, "nesterov": False, "weight_decay": 0.0}, {"a": 1}),
         ],
     }

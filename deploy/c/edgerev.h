@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 enum { /* those of edgerev's Python (kernels/layout.py) */
-    EDGEREV_INTERFACE = 1, /* of this header; files and library must have the same */
+    EDGEREV_INTERFACE = 2, /* of this header; files and library must have the same */
     EDGEREV_ALIGNMENT = 64,
     EDGEREV_MAX_THREADS = 16,
     EDGEREV_ROW = 26, /* numbers in a row of the program, */
@@ -40,7 +40,8 @@ typedef enum { EDGEREV_F32 = 0, EDGEREV_I32 = 1, EDGEREV_I16 = 2, EDGEREV_I64 = 
 typedef enum {
     EDGEREV_CROSS_ENTROPY = 0,        /* a target is the int32 number of a class */
     EDGEREV_BINARY_CROSS_ENTROPY = 1, /* a float32 in 0 .. 1 for each output */
-    EDGEREV_MEAN_SQUARED_ERROR = 2    /* a float32 for each output */
+    EDGEREV_MEAN_SQUARED_ERROR = 2,   /* a float32 for each output */
+    EDGEREV_SOFT_CROSS_ENTROPY = 3    /* a share in 0 .. 1 for each class */
 } EdgerevLoss;
 
 /* ---- the kernels ------------------------------------------------------------------------------------------------- */
@@ -89,13 +90,14 @@ typedef enum {
     EDGEREV_GRADIENT_NOT_FINITE = 7,
     EDGEREV_NOT_POSITIVE_DEFINITE = 8,
     EDGEREV_UNKNOWN_OP = 9,
-    EDGEREV_OUTPUT_NOT_FINITE = 10
+    EDGEREV_OUTPUT_NOT_FINITE = 10,
+    EDGEREV_SUMS_FULL = 11 /* int32 sums have no room for more samples; nothing was added */
 } EdgerevStatus;
 
 /* ---- model.program: an EdgerevProgram, `table_bytes` for the arena, `blocks` names ------------------------------- */
 
 #define EDGEREV_PROGRAM_MAGIC "edgeprog"
-enum { EDGEREV_NAME = 32, EDGEREV_SECTIONS = 12, EDGEREV_TENSORS = 16, EDGEREV_SPANS = 8 };
+enum { EDGEREV_NAME = 32, EDGEREV_SECTIONS = 16, EDGEREV_TENSORS = 16, EDGEREV_SPANS = 8 };
 
 /* Rows that are run together, by name:
  *
@@ -103,8 +105,15 @@ enum { EDGEREV_NAME = 32, EDGEREV_SECTIONS = 12, EDGEREV_TENSORS = 16, EDGEREV_S
  *   train                     one training step; with a ridge head only before its first sample
  *   encode .. read_out        a prediction: fills the tensor "probability"
  *   encode .. forward         the backbone's output, for ridge_add
+ *   ridge_range               of a ridge head with whole sums, after encode .. forward and before its first sample:
+ *                             takes those whose backbone's output is there into the range of its features
  *   ridge_reset, ridge_add    of a ridge head: forget all samples; add those whose backbone's output is there
+ *   ridge_fade                of a ridge head with float64 sums: samples so far count EDGEREV_V_SHARE times as much
  *   ridge_solve               of a ridge head: before predictions, after loading and whenever samples were added
+ *   fade, fisher              of EWC, at the end of an experience: fade once, with 1 at EDGEREV_V_SHARE; then fisher
+ *                             for one sample at a time, with 1 / samples there
+ *   consolidate               of SI and EWC, at the end of an experience: holds weights where they are now
+ *   put_away, take_out        of adapters: before and after EDGEREV_C_TASK changes
  */
 typedef struct {
     char name[EDGEREV_NAME]; /* ended by a zero, as all names; empty if there are no more */
@@ -119,8 +128,12 @@ typedef struct {
  *   target                    their targets, as EdgerevLoss says
  *   probability               answers to them: probabilities, or values for EDGEREV_MEAN_SQUARED_ERROR
  *   report                    of the batch trained last: mean loss, EDGEREV_R_LOSS; share of right answers, _R_CORRECT
- *   counters                  the seed, EDGEREV_C_SEED; the steps trained, EDGEREV_C_STEP
- *   scalars                   one is the caller's: EDGEREV_V_FACTOR, a factor on the learning rate
+ *   counters                  the seed, EDGEREV_C_SEED; the steps trained, EDGEREV_C_STEP; the number of the task at
+ *                             hand plus 1, or 0 for none, EDGEREV_C_TASK; how many modules, counted from the stem,
+ *                             training leaves as they are, EDGEREV_C_FROZEN: stem, then F and G of each block; 1 for
+ *                             adapters and head alone, EDGEREV_C_ADAPTERS
+ *   scalars                   two are the caller's: EDGEREV_V_FACTOR, a factor on the learning rate; EDGEREV_V_SHARE,
+ *                             what ridge_fade and fade leave, and what fisher adds
  *   input.mean, input.scale   for each channel: samples are taken as (x - mean) * scale
  *   loss.weights              for each class or output; only if the loss has weights
  */
@@ -131,7 +144,8 @@ typedef struct {
     int32_t elements;      /* of one sample; of the whole tensor if it does not depend on the batch */
 } EdgerevTensor;
 
-enum { EDGEREV_C_SEED = 0, EDGEREV_C_STEP = 1, EDGEREV_R_LOSS = 0, EDGEREV_R_CORRECT = 1, EDGEREV_V_FACTOR = 8 };
+enum { EDGEREV_C_SEED = 0, EDGEREV_C_STEP = 1, EDGEREV_C_TASK = 2, EDGEREV_C_FROZEN = 3, EDGEREV_C_ADAPTERS = 4 };
+enum { EDGEREV_R_LOSS = 0, EDGEREV_R_CORRECT = 1, EDGEREV_V_FACTOR = 8, EDGEREV_V_SHARE = 9 };
 
 /* Bytes of the arena that training changes for good. */
 typedef struct {
@@ -172,7 +186,7 @@ typedef struct {
 } EdgerevParameters;
 
 /* A compiler that lays these out differently stops here. */
-typedef char edgerev_layout_is_as_expected[sizeof(EdgerevProgram) == 1760 && sizeof(EdgerevParameters) == 32 ? 1 : -1];
+typedef char edgerev_layout_is_as_expected[sizeof(EdgerevProgram) == 1952 && sizeof(EdgerevParameters) == 32 ? 1 : -1];
 
 #ifdef __cplusplus
 }

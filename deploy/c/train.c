@@ -126,6 +126,7 @@ static const char *meaning(int32_t code) {
     case EDGEREV_STATE_OVERFLOW: return "the state left its range; standardise the input, or lower the learning rate";
     case EDGEREV_LOSS_NOT_FINITE: return "the loss is not finite; lower the learning rate";
     case EDGEREV_GRADIENT_NOT_FINITE: return "the gradient is not finite; lower the learning rate";
+    case EDGEREV_SUMS_FULL: return "the sums of a ridge head have no room for more samples; use int64 sums";
     case EDGEREV_UNKNOWN_OP: return "the kernels do not know an instruction; use one version of edgerev";
     default: return "see EdgerevStatus in edgerev.h";
     }
