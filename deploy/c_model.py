@@ -134,8 +134,8 @@ def _table(entries: Iterable[bytes], entry: struct.Struct, most: int) -> bytes:
     table = b"".join(entries)
     if len(table) > most * entry.size:
         raise EdgerevError(
-            f"{len(table) // entry.size} entries for a table of a file for C; expected {most} at most; raise the number in "
-            "edgerev.h"
+            f"{len(table) // entry.size} entries for a table of a file for C; expected {most} at most; raise the "
+            "number in edgerev.h"
         )
     return table.ljust(most * entry.size, b"\0")
 

@@ -178,7 +178,8 @@ def test_updates_with_zero_and_tiny_gradients(kind, size):
     bench.values[g] = bench.values[g] * bench.random.choice([0, 1e-20, 1], size)
     rows = [(Op.SCHEDULE, (bench.scalars(), bench.counters()), {"rate": 0.1, "beta1": 0.9, "beta2": 0.99})]
     constants = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "decay": 0.1, "scale": 0.5}
-    rows += 2 * [(Op.UPDATE, (w, m, v, layout.NO_TENSOR, g, bench.program.find("scalars")), {"kind": kind, **constants})]
+    operands = (w, m, v, layout.NO_TENSOR, g, bench.program.find("scalars"))
+    rows += 2 * [(Op.UPDATE, operands, {"kind": kind, **constants})]
     bench.check(*rows)
 
 

@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 
 import numpy
 
+from edgerev.continual.consolidation import EWC
 from edgerev.kernels.layout import NO_TENSOR, Activation, DType, NormKind, Op, UpdateKind
-from edgerev.layers import GELU, Conv2d, Depthwise, Dropout, GroupNorm, ReLU, RMSNorm, SiLU
+from edgerev.layers import GELU, Adapter, Conv2d, Depthwise, Dropout, GroupNorm, ReLU, RMSNorm, SiLU
 from edgerev.learner import Learner
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import SGD, AdamW, Clip
@@ -29,7 +30,13 @@ KINDS = {
     Op.ACTIVATION: Activation, Op.ACTIVATION_GRAD: Activation, Op.NORM: NormKind, Op.NORM_GRAD: NormKind,
     Op.NORM_WGRAD: NormKind, Op.UPDATE: UpdateKind,
 }  # fmt: skip
-REST = "rest"  # a net of what the presets leave out
+REST, KEPT = "rest", "kept"  # nets of what the presets leave out; the latter of continual learning
+
+
+SECTIONS = (
+    "init", "train", "encode", "forward", "read_out", "inverse", "fade", "fisher", "consolidate", "put_away", "take_out",
+    "ridge_reset", "ridge_range", "ridge_add", "ridge_solve", "ridge_fade",
+)  # fmt: skip
 
 
 class _Line(NamedTuple):
@@ -45,7 +52,7 @@ def kernel_figures(presets: Sequence[str] = (), *, batch: int = 16, seconds: flo
 
     Parameters
     ----------
-    presets : nets whose shapes to take; `PRESETS`, and one with all other kernels, when empty
+    presets : nets whose shapes to take; `PRESETS`, and two with all other kernels, when empty
     batch : samples
     seconds : how long to measure each net
 
@@ -58,8 +65,9 @@ def kernel_figures(presets: Sequence[str] = (), *, batch: int = 16, seconds: flo
     """
     check_rounds(1, seconds)
     lines: dict[tuple[str, str], _Line] = {}
-    for name in presets or (*PRESETS, REST):
-        learner = _rest_learner(batch) if name == REST else _learner(preset(name, head="ridge"), batch)
+    for name in presets or (*PRESETS, REST, KEPT):
+        special = {REST: _rest_learner, KEPT: _keeping_learner}.get(name)
+        learner = special(batch) if special else _learner(preset(name, head="ridge"), batch)
         for key, line in _measure(learner, batch, seconds).items():
             if key not in lines or line.seconds < lines[key].seconds:
                 lines[key] = line
@@ -82,11 +90,22 @@ def _rest_learner(batch: int) -> Learner:
     return _learner(net, batch, optimizer=AdamW(1e-4), clip=Clip(1.0))
 
 
+def _keeping_learner(batch: int) -> Learner:
+    F = (Conv2d(64, 3), ReLU(), Conv2d(64, 3), Adapter(8))
+    head = Head(10, kind="ridge", tasks=2, sums="int32", pool=2, rectify=True)
+    net = Net((16, 16, 3), Conv2d(128, 3), (Block(F),), head)
+    learner = _learner(net, batch, optimizer=AdamW(1e-4), consolidation=EWC())
+    learner.task = 1
+    learner.runtime.run("encode", min(batch, learner.schedule.micro_batch), until="forward")
+    learner.runtime.run("ridge_range", min(batch, learner.schedule.micro_batch))
+    return learner
+
+
 def _measure(learner: Learner, batch: int, seconds: float) -> dict[tuple[str, str], _Line]:
     """Return a line for each kernel and shape in any section of a learner's program."""
     runtime = learner.runtime
     program, lines = runtime.program, dict[tuple[str, str], _Line]()
-    sections = ("init", "train", "encode", "forward", "read_out", "inverse", "ridge_reset", "ridge_add", "ridge_solve")
+    sections = [name for name in SECTIONS if name in program.sections]
     for (row, offset), time in row_seconds(runtime, sections, batch, seconds).items():
         step, cost = program.decode(row), instruction_cost(program, row, batch, offset)
         key = _kernel(step), _shape(program, step, min(batch - step.first - offset, step.count))
