@@ -54,6 +54,9 @@ class PlatformWheel(bdist_wheel):
 setup(
     packages=[*find_packages(include=["edgerev", "edgerev.*"]), *ROOTS],
     package_dir=ROOTS,
-    package_data={"edgerev.cli": ["*.toml"], "edgerev.deploy": ["c/*"], "edgerev.deploy.device": ["*.sh"]},
+    package_data={
+        "edgerev.cli": ["*.toml"], "edgerev.tools": ["*.toml"], "edgerev.deploy": ["c/*"],
+        "edgerev.deploy.device": ["*.sh"],
+    },
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgerev.continual.consolidation import EWC, SynapticIntelligence
     from edgerev.errors import (
         BudgetError,
         BundleError,
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     )
     from edgerev.layers import (
         GELU,
+        Adapter,
         Conv1d,
         Conv2d,
         Dense,
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
         SiLU,
     )
     from edgerev.learner import Learner, Report
-    from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+    from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, SoftCrossEntropy
     from edgerev.net import Block, Head, Net, Squeeze
     from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
     from edgerev.presets import preset
@@ -40,16 +42,17 @@ if TYPE_CHECKING:
 # Where each name is imported from when it is first asked for, so that `import edgerev` itself costs nothing and the
 # command line can say what went wrong, or that it was interrupted.
 _HOMES = {
+    "edgerev.continual.consolidation": ("EWC", "SynapticIntelligence"),
     "edgerev.errors": (
         "BudgetError", "BundleError", "CheckpointError", "ConfigError", "DataError", "EdgerevError", "KernelError",
         "NetError", "NumericError", "StoppedError", "UsageError",
     ),
     "edgerev.layers": (
-        "GELU", "Conv1d", "Conv2d", "Dense", "Depthwise", "Dropout", "GroupNorm", "Pointwise", "ReLU", "RMSNorm",
-        "SiLU",
+        "GELU", "Adapter", "Conv1d", "Conv2d", "Dense", "Depthwise", "Dropout", "GroupNorm", "Pointwise", "ReLU",
+        "RMSNorm", "SiLU",
     ),
     "edgerev.learner": ("Learner", "Report"),
-    "edgerev.losses": ("BinaryCrossEntropy", "CrossEntropy", "MeanSquaredError"),
+    "edgerev.losses": ("BinaryCrossEntropy", "CrossEntropy", "MeanSquaredError", "SoftCrossEntropy"),
     "edgerev.net": ("Block", "Head", "Net", "Squeeze"),
     "edgerev.optimizers": ("SGD", "AdamW", "Clip", "Lion", "RateSchedule"),
     "edgerev.presets": ("preset",),
@@ -57,11 +60,11 @@ _HOMES = {
 }
 
 __all__ = [
-    "GELU", "SGD", "AdamW", "Augment", "BinaryCrossEntropy", "Block", "BudgetError", "BundleError", "CheckpointError",
-    "Clip", "ConfigError", "Conv1d", "Conv2d", "CrossEntropy", "DataError", "Dense", "Depthwise", "Dropout",
-    "EdgerevError", "GroupNorm", "Head", "KernelError", "Learner", "Lion", "MeanSquaredError", "Net", "NetError",
-    "NumericError", "Pointwise", "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU", "Squeeze",
-    "StoppedError", "UsageError", "preset",
+    "EWC", "GELU", "SGD", "AdamW", "Adapter", "Augment", "BinaryCrossEntropy", "Block", "BudgetError", "BundleError",
+    "CheckpointError", "Clip", "ConfigError", "Conv1d", "Conv2d", "CrossEntropy", "DataError", "Dense", "Depthwise",
+    "Dropout", "EdgerevError", "GroupNorm", "Head", "KernelError", "Learner", "Lion", "MeanSquaredError", "Net",
+    "NetError", "NumericError", "Pointwise", "RMSNorm", "RateSchedule", "ReLU", "Report", "Schedule", "SiLU",
+    "SoftCrossEntropy", "Squeeze", "StoppedError", "SynapticIntelligence", "UsageError", "preset",
 ]
 
 __version__ = "0.1.0"

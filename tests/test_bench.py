@@ -264,7 +264,7 @@ def test_kernels(cli, capsys):
 def test_every_kernel_is_listed():
     rows = bench_kernels.kernel_figures(batch=1, seconds=1e-9)["kernels"]
     ops = {row["kernel"].split()[0] for row in rows}
-    assert ops == {op.name.lower() for op in Op} - {"check", "repeat", "skip", "peak"}  # those compute nothing for a net
+    assert ops == {op.name.lower() for op in Op} - {"check", "repeat", "skip", "peak"}  # of no net
 
 
 def test_gemm_grid(cli, capsys):

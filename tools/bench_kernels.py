@@ -34,8 +34,8 @@ REST, KEPT = "rest", "kept"  # nets of what the presets leave out; the latter of
 
 
 SECTIONS = (
-    "init", "train", "encode", "forward", "read_out", "inverse", "fade", "fisher", "consolidate", "put_away", "take_out",
-    "ridge_reset", "ridge_range", "ridge_add", "ridge_solve", "ridge_fade",
+    "init", "train", "encode", "forward", "read_out", "inverse", "fade", "fisher", "consolidate", "put_away",
+    "take_out", "ridge_reset", "ridge_range", "ridge_add", "ridge_solve", "ridge_fade",
 )  # fmt: skip
 
 

@@ -15,7 +15,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for prepare in (
         _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
-        _prepare_depth,
+        _prepare_depth, _prepare_continual,
     ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -128,6 +128,20 @@ def _prepare_depth(benchmarks: Any) -> argparse.ArgumentParser:
     return depth
 
 
+def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
+    continual = benchmarks.add_parser("continual", help="learn a stream of experiences, and measure what is forgotten")
+    continual.add_argument("--data", required=True, metavar="DIR", help="a data set with a training and a test part")
+    continual.add_argument("--scenario", default="split", metavar="NAME", help="split, permuted-mnist (split)")
+    continual.add_argument("--setting", default="class", metavar="NAME", help="task, domain or class (class)")
+    continual.add_argument("--method", default="ridge", metavar="NAME", help="docs/continual.md lists them (ridge)")
+    continual.add_argument("--seeds", type=int, default=5, help="runs, each with a seed of its own (5)")
+    continual.add_argument(
+        "--validate", action="store_true", help="measure on held-out training data, for choosing settings"
+    )
+    continual.set_defaults(measure=_continual, show="show_continual")
+    return continual
+
+
 def _inverse(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.tools.bench_inverse import inverse_error
 
@@ -179,6 +193,16 @@ def _peers(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.tools.bench_peers import peers_figures
 
     return peers_figures(args.torch, args.ort, graphs=args.graphs, rounds=args.rounds, seconds=args.seconds)
+
+
+def _continual(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.numbers import whole
+    from edgerev.tools.bench_continual import continual_figures
+
+    return continual_figures(
+        args.data, scenario=args.scenario, setting=args.setting, method=args.method,
+        seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate,
+    )
 
 
 def _depth(args: argparse.Namespace) -> dict[str, Any]:

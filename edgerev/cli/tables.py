@@ -48,6 +48,13 @@ def show_plain(figures: dict[str, Any]) -> None:
         print(f"{name:<28} {value}")
 
 
+def show_continual(figures: dict[str, Any]) -> None:
+    """Print the figures of a stream, and the accuracy on each experience (columns) after each one (rows)."""
+    show_plain({name: value for name, value in figures.items() if name != "matrix"})
+    for row, accuracies in enumerate(figures["matrix"]):
+        print(f"after {row + 1:<3}" + " ".join(f"{100 * value:6.2f}" for value in accuracies[: row + 1]))
+
+
 def show_step(figures: dict[str, Any]) -> None:
     """Print the figures of a step, and its profile."""
     show_plain({name: value for name, value in figures.items() if name != "profile"})

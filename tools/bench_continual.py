@@ -1,0 +1,140 @@
+"""Continual learning: methods on streams of experiences, over several seeds."""
+
+from __future__ import annotations
+
+import os
+import time
+from concurrent.futures import ProcessPoolExecutor
+from importlib import resources
+from multiprocessing import get_context
+from typing import Any
+
+import numpy
+
+from edgerev.config import tomllib
+from edgerev.continual.metrics import average_accuracy, forgetting, over_seeds
+from edgerev.continual.scenarios import SETTINGS, Experience, permuted, split
+from edgerev.data import Records, open_dataset
+from edgerev.errors import DataError, UsageError
+from edgerev.tools.continual_methods import METHODS, Stream
+
+SCENARIOS = ("split", "split-mnist", "permuted-mnist")
+HELD_OUT = 10_000  # last training samples, for choosing settings
+
+
+def continual_figures(
+    data: str, *, scenario: str, setting: str, method: str, seeds: int, validate: bool = False
+) -> dict[str, Any]:
+    """Return accuracy, forgetting and bytes of one method on one stream: means over seeds, with their deviation.
+
+    Parameters
+    ----------
+    data : path of a data set with a training and a test part
+    scenario : one of `SCENARIOS`
+    setting : "task", "domain" or "class"
+    method : one of `edgerev.tools.continual_methods.METHODS`
+    validate : whether to measure on the last `HELD_OUT` training samples, and to train on those before
+    """
+    for name, value, known in (
+        ("scenario", scenario, SCENARIOS), ("setting", setting, SETTINGS), ("method", method, tuple(METHODS)),
+    ):
+        if value not in known:
+            raise UsageError(f"{name} {value!r}: expected one of {', '.join(known)}; change it")
+    if scenario == "permuted-mnist" and setting != "domain":
+        raise UsageError(f"setting {setting!r}: permuted inputs keep their classes; expected domain; change it")
+    start = time.perf_counter()
+    jobs = [(data, scenario, setting, method, seed, validate) for seed in range(seeds)]
+    open_dataset(data)  # converted once, not by each process
+    workers = min(seeds, len(os.sched_getaffinity(0)))
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        found = list(pool.map(_one_seed, jobs))
+    accuracy = over_seeds([100 * average_accuracy(one["matrix"]) for one in found])
+    return {
+        "scenario": scenario, "setting": setting, "method": method, "seeds": seeds,
+        "measured_on": "held-out training data" if validate else "test data",
+        "accuracy": accuracy.mean, "accuracy_std": accuracy.deviation,
+        "forgetting": 100 * over_seeds([forgetting(one["matrix"]) for one in found]).mean,
+        "accuracies": [100 * average_accuracy(one["matrix"]) for one in found],
+        "matrix": numpy.mean([one["matrix"] for one in found], 0).tolist(),
+        "state_bytes": found[0]["state_bytes"], "stored_sample_bytes": found[0]["stored_sample_bytes"],
+        "arena_bytes": found[0]["arena_bytes"], "seconds": round(time.perf_counter() - start, 1),
+    }
+
+
+def settings_of(method: str) -> dict[str, Any]:
+    """Return the committed settings of a method."""
+    text = resources.files("edgerev.tools").joinpath("continual.toml").read_text()
+    return {**tomllib.loads(text)[method], "method": method}
+
+
+def _one_seed(job: tuple[str, str, str, str, int, bool]) -> dict[str, Any]:
+    data, scenario, setting, method, seed, validate = job
+    (x, y), (test_x, test_y) = _arrays(data, validate)
+    stream, experiences = _plan(scenario, setting, x.shape[1:], y, test_y, seed)
+    settings = settings_of(method)
+    runner = METHODS[method](stream, settings, seed)
+    matrix = []
+    for experience in experiences:
+        learned = numpy.array(experience.train)
+        runner.learn(experience, _shown(experience, x[learned]), _targets(experience, y[learned]))
+        if experience is experiences[-1]:
+            runner.finish()
+        if method in ("joint", "gdumb") and experience is not experiences[-1]:
+            matrix.append([0.0] * len(experiences))  # they learn at the end
+            continue
+        matrix.append([_accuracy(runner, other, test_x, test_y, experience.task) for other in experiences])
+    return {
+        "matrix": matrix, "state_bytes": runner.state_bytes, "stored_sample_bytes": runner.stored_sample_bytes,
+        "arena_bytes": runner.learner.plan.arena_bytes,
+    }
+
+
+def _plan(
+    scenario: str, setting: str, shape: tuple[int, ...], y: numpy.ndarray, test_y: numpy.ndarray, seed: int
+) -> tuple[Stream, list[Experience]]:
+    classes = int(y.max()) + 1
+    if scenario == "permuted-mnist":
+        found = permuted(y.tolist(), test_y.tolist(), int(numpy.prod(shape)), 10, seed)
+        return Stream(shape, setting, classes, len(found)), found
+    found = split(y.tolist(), test_y.tolist(), 2, setting)
+    return Stream(shape, setting, classes if setting == "class" else 2, len(found)), found
+
+
+def _shown(experience: Experience, x: numpy.ndarray) -> numpy.ndarray:
+    return experience.apply(x)
+
+
+def _targets(experience: Experience, y: numpy.ndarray) -> numpy.ndarray:
+    table = {int(label): experience.target(int(label)) for label in numpy.unique(y)}
+    return numpy.array([table[int(label)] for label in y], "i4")
+
+
+def _accuracy(runner: Any, other: Experience, x: numpy.ndarray, y: numpy.ndarray, done: int) -> float:
+    if other.task > done:
+        return 0.0  # not learned yet
+    chosen = numpy.array(other.test)
+    answers = runner.predict(_shown(other, x[chosen]), other.task)
+    return float((answers == _targets(other, y[chosen])).mean())
+
+
+def _arrays(data: str, validate: bool) -> tuple[tuple[numpy.ndarray, numpy.ndarray], ...]:
+    dataset = open_dataset(data)
+    if dataset.test is None:
+        raise DataError(f"{data} has no test part; expected train.* and test.*; split it")
+    train = _array(dataset.train)
+    if not validate:
+        return train, _array(dataset.test)
+    return tuple((part[0][chosen], part[1][chosen]) for part, chosen in (
+        (train, slice(None, -HELD_OUT)), (train, slice(-HELD_OUT, None)),
+    ))  # fmt: skip
+
+
+def _array(records: Records) -> tuple[numpy.ndarray, numpy.ndarray]:
+    if records.classes is None:
+        raise DataError(f"{records.name}: targets are values; expected classes; name the label column")
+    x = numpy.empty((len(records), *records.shape), records.dtype)
+    y = numpy.empty(len(records), "i4")
+    records.read_block(0, len(records), memoryview(x).cast("B"))
+    records.read_targets(0, len(records), memoryview(y).cast("B"))
+    scale = 255 if records.dtype == "uint8" else 1
+    return x.astype("f4") / numpy.float32(scale), y
