@@ -15,7 +15,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for prepare in (
         _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
-        _prepare_depth, _prepare_continual,
+        _prepare_depth, _prepare_continual, _prepare_gas,
     ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -142,6 +142,17 @@ def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
     return continual
 
 
+def _prepare_gas(benchmarks: Any) -> argparse.ArgumentParser:
+    gas = benchmarks.add_parser("gas", help="learn from sensors that age, batch by batch (gas sensor array drift)")
+    gas.add_argument("--data", required=True, metavar="DIR", help="folder that holds gas_drift.npz")
+    gas.add_argument("--method", default="prototype", metavar="NAME", help="prototype, random, trained (prototype)")
+    gas.add_argument("--width", type=int, default=32, help="features of the net (32)")
+    gas.add_argument("--seeds", type=int, default=5, help="runs, each with a seed of its own (5)")
+    gas.add_argument("--five", action="store_true", help="leave out toluene")
+    gas.set_defaults(measure=_gas, show="show_plain")
+    return gas
+
+
 def _inverse(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.tools.bench_inverse import inverse_error
 
@@ -202,6 +213,16 @@ def _continual(args: argparse.Namespace) -> dict[str, Any]:
     return continual_figures(
         args.data, scenario=args.scenario, setting=args.setting, method=args.method,
         seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate,
+    )
+
+
+def _gas(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.numbers import whole
+    from edgerev.tools.bench_gas import gas_figures
+
+    return gas_figures(
+        args.data, method=args.method, width=whole("width", args.width, 2, 4096),
+        seeds=whole("seeds", args.seeds, 1, 1000), five=args.five,
     )
 
 
