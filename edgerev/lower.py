@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
+from itertools import chain
 
 from edgerev.continual.consolidation import EWC
 from edgerev.kernels.layout import ConsolidationKind, Op
@@ -91,7 +92,7 @@ class Lowering:
         emit(Op.INIT, self.tensors.scale, counters, value=1.0)
         stream = FIRST_INIT_STREAM
         fixed = [] if self.tensors.expansion is None else [self.tensors.expansion]
-        for module in (*self.tensors.modules.values(), *fixed):
+        for module in chain((module for _, module in self.tensors.modules()), fixed):
             for parameter in (parameter for found in module.parameters for parameter in found):
                 value = parameter.bound or parameter.constant
                 emit(Op.INIT, parameter.tensor, counters, random=parameter.bound > 0, value=value, stream=stream)

@@ -92,7 +92,6 @@ class NetTensors:
         self.functions = {part.name: sequential(part.name, part.layers, part.shape) for part in functions}
         self.stored = {part.name for part in functions[: self.schedule.stored]}
         self.head = sequential("head", (layers.Dense(net.head.columns),), (net.features,), half)
-        self.modules = {"stem": self.stem, **self.functions, "head": self.head}
         self.banks = self._banks()
         self._closed_form()
 
@@ -127,7 +126,7 @@ class NetTensors:
     def _banks(self) -> list[tuple[int, Parameter]]:
         """Make a place for each task's own weights."""
         tasks = self.net.head.tasks
-        own = [parameter for name, module in self.modules.items() for parameter in module.own_parameters()]
+        own = [parameter for _, module in self.modules() for parameter in module.own_parameters()]
         return [
             (
                 self.program.tensor(
@@ -139,9 +138,15 @@ class NetTensors:
             for parameter in own
         ]  # fmt: skip
 
+    def modules(self) -> Iterator[tuple[str, Sequential]]:
+        """Yield name and layers of everything that is trained, from the stem to the head."""
+        yield "stem", self.stem
+        yield from self.functions.items()
+        yield "head", self.head
+
     def parameters(self) -> Iterator[Parameter]:
         """Yield all trainable parameters, from the stem to the head."""
-        for module in self.modules.values():
+        for _, module in self.modules():
             for found in module.parameters:
                 yield from found
 

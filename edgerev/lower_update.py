@@ -33,13 +33,13 @@ class Updater:
         )
         self._gradients: dict[str, list[Gradient]] = {}
         self._estimating = False
-        rates = self.recipe.rates or (1.0,) * len(tensors.modules)
-        if len(rates) != len(tensors.modules):
+        rates, count = self.recipe.rates, len(tensors.functions) + 2
+        if rates and len(rates) != count:
             raise UsageError(
-                f"rates has {len(rates)} factors; expected {len(tensors.modules)}, one for the stem, each residual "
-                "function and the head; give as many"
+                f"rates has {len(rates)} factors; expected {count}, one for the stem, each residual function and the "
+                "head; give as many"
             )
-        self._rates = dict(zip(tensors.modules, rates))
+        self._rates = dict(zip((name for name, _ in tensors.modules()), rates))
 
     @contextmanager
     def gradient(self, name: str, key: str, module: Sequential) -> Iterator[list[Gradient]]:
@@ -140,13 +140,13 @@ class Updater:
                 constants["decay"] = 0.0
             self.program.emit(
                 Op.UPDATE, parameter.tensor, *moments, path, slope, self.tensors.scalars, importance, anchor,
-                kind=optimizer.number, scale=self._rates[name], clip=self.recipe.clip is not None,
+                kind=optimizer.number, scale=self._rates.get(name, 1.0), clip=self.recipe.clip is not None,
                 strength=consolidation.pull if consolidation and parameter.memory else 0.0, **constants,
             )
 
     def commit(self) -> None:
         """Check all gradients, then update everything: nothing is touched unless all is finite."""
-        modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules.items()]
+        modules = [(name, module, self._gradients[name]) for name, module in self.tensors.modules()]
         clip = self.recipe.clip
         for index, (name, _, gradients) in enumerate(reversed(modules)):  # the order in which a failure spreads
             with self.program.block(name), self.unless_frozen(len(modules) - 1 - index):

@@ -1,7 +1,9 @@
 """Nets that small C programs train in tests/test_cross.py, on every target."""
 
+from edgerev.continual.consolidation import SynapticIntelligence
 from edgerev.layers import (
     GELU,
+    Adapter,
     Conv1d,
     Conv2d,
     Dense,
@@ -13,7 +15,7 @@ from edgerev.layers import (
     RMSNorm,
     SiLU,
 )
-from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
+from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError, SoftCrossEntropy
 from edgerev.net import Block, Head, Net, Squeeze
 from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule
 from edgerev.recipe import Augment, Recipe
@@ -112,6 +114,26 @@ LONG = {
     "long float32": (
         Net((12,), Dense(16), (Block((Dense(8), GELU(), Dense(8)), repeat=2),), Head(3), state="float32"),
         Recipe(PAIR, Lion(0.001), loss=MeanSquaredError(), atomic=True), MANY,
+    ),
+    "long adapters": (
+        Net(
+            (12,), Dense(16), (Block((Adapter(3), Dense(8), ReLU(), Dense(8)), repeat=2),), Head(3, rectify=True, tasks=2)
+        ),
+        Recipe(
+            PAIR, SGD(0.02, momentum=0.5), loss=SoftCrossEntropy(), consolidation=SynapticIntelligence(0.5, 0.1),
+        ),
+        [*MANY, ("put_away", 1, 1), ("consolidate", 1, 1), *MANY],
+    ),
+    "long sums": (
+        Net(
+            (8, 8, 1), Conv2d(8, 3), (Block((Conv2d(4, 3), ReLU())), Squeeze()),
+            Head(5, kind="prototype", sums="int64", pool=2, expansion=(ReLU(), Conv2d(6, 3), ReLU())),
+        ),
+        Recipe(PAIR, SGD(0.02)),
+        [
+            *MANY, ("encode", PAIR, 1), ("forward", PAIR, 1), ("ridge_range", PAIR, 1), ("ridge_add", PAIR, 3),
+            ("ridge_solve", 1, 1), ("read_out", PAIR, 1), ("inverse", PAIR, 1),
+        ],
     ),
     "long ridge": (
         Net((8, 8, 1), Conv2d(8, 3), (Block((Conv2d(4, 3), ReLU())), Squeeze()), Head(5, kind="ridge")),

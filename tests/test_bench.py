@@ -149,7 +149,7 @@ def test_costs_of_ridge_and_peak():
     w, y = sketch.add("w", 4, 2, capacity=0), sketch.add("y", 96, capacity=0)
     found = costs_of(
         sketch, (Op.RIDGE_SUMS, (gram, moments, counts, f, labels, sketch.counters()), {"outputs": 2}),
-        (Op.RIDGE_SOLVE, (w, b, work, gram, moments, counts), {"strength": 1}), (Op.PEAK, (y,), {"rounds": 10}),
+        (Op.RIDGE_SOLVE, (w, b, work, gram, moments), {"strength": 1}), (Op.PEAK, (y,), {"rounds": 10}),
     )  # fmt: skip
     assert [cost.flops for cost in found] == [3 * 5 * 6, 5**3 // 3 + 2 * 25 * 2, 2 * 10 * 96]
 

@@ -97,8 +97,8 @@ class ClosedForm(Method):
         self.columns = stream.outputs * (1 if stream.setting == "class" else stream.experiences)
         height, width, channels = stream.shape
         stem, backbone, expansion = self._layers(settings)
-        kind = {"kind": "ridge", "ridge": settings.get("ridge", 1e-4), "sums": "int32", "pool": 4}
-        head = Head(max(self.columns, 8), rectify=not expansion, expansion=expansion, **kind)
+        kind = {"kind": "ridge", "ridge": settings.get("ridge", 1e-4), "sums": "int32", "pool": settings.get("pool", 4)}
+        head = Head(max(self.columns, 8), rectify=True, expansion=expansion, **kind)
         net = Net((height - 4, width - 4, channels), stem, backbone, head)
         self.learner = Learner(
             net, optimizer=AdamW(settings.get("rate", 1e-3)), batch=settings.get("batch", 64), seed=self.seed,
@@ -108,6 +108,8 @@ class ClosedForm(Method):
     def _layers(self, settings: dict[str, Any]) -> tuple[Layer, tuple, tuple[Layer, ...]]:
         if settings["method"] == "random-stem":
             return Conv2d(settings.get("channels", 52), 5), (), ()
+        if settings["method"] == "random-layers":
+            return Conv2d(settings["stem"], 5), (), (ReLU(), Conv2d(settings["channels"], 5), ReLU())
         stem, wide = settings.get("stem", 8), settings.get("channels", 48)
         block = Block((ReLU(), Conv2d(2 * stem, 3)))
         return Conv2d(stem, 5), (Squeeze(), block), (ReLU(), Conv2d(wide, 3), ReLU())
@@ -262,6 +264,6 @@ class Joint(Gradient):
 
 
 METHODS: dict[str, type[Method]] = {
-    "ridge": ClosedForm, "ridge-random": ClosedForm, "random-stem": ClosedForm, "fine-tuning": Gradient, "si": Gradient,
-    "ewc": Gradient, "replay": Memory, "gdumb": Memory, "joint": Joint,
+    "ridge": ClosedForm, "ridge-random": ClosedForm, "random-stem": ClosedForm, "random-layers": ClosedForm,
+    "fine-tuning": Gradient, "si": Gradient, "ewc": Gradient, "replay": Memory, "gdumb": Memory, "joint": Joint,
 }
