@@ -40,6 +40,7 @@ def lower(net: Net, recipe: Recipe, schedule: Schedule) -> Program:
     """
     lowering = Lowering(net, recipe, schedule)
     lowering.emit_sections()
+    del lowering.head  # each knows the other: all of it would stay until the next collection
     return lowering.program
 
 

@@ -117,7 +117,8 @@ LONG = {
     ),
     "long adapters": (
         Net(
-            (12,), Dense(16), (Block((Adapter(3), Dense(8), ReLU(), Dense(8)), repeat=2),), Head(3, rectify=True, tasks=2)
+            (12,), Dense(16), (Block((Adapter(3), Dense(8), ReLU(), Dense(8)), repeat=2),),
+            Head(3, rectify=True, tasks=2),
         ),
         Recipe(
             PAIR, SGD(0.02, momentum=0.5), loss=SoftCrossEntropy(), consolidation=SynapticIntelligence(0.5, 0.1),
