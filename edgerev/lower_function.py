@@ -147,8 +147,9 @@ class Sequential:
                 if index == 0:
                     return
             elif isinstance(lowered, Adapter):
-                inner = dy
-                lowered.backward(context, x, dy, self._weights(index), gradients[index])
+                inner, slopes = dy, gradients[index]
+                assert isinstance(slopes, list)
+                lowered.backward(context, x, dy, self._weights(index), slopes)
             else:
                 inner = dy if lowered.in_place_backward else self._gradient_tensor(context, index)
                 self._weight_gradient(index, context, x, dy, gradients)

@@ -144,7 +144,7 @@ class Convolution(LoweredLayer):
 
     in_place_backward = False
 
-    def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int) -> None:
+    def __init__(self, layer: layers.Layer, shape: layers.Shape, index: int | str) -> None:
         super().__init__(layer, shape, index)
         size = getattr(layer, "kernel", 1)
         self.kernel = (size, size) if isinstance(layer, layers.Conv2d) else (1, size)
@@ -353,6 +353,7 @@ class _Dropout(LoweredLayer):
 
     def _emit(self, context: Context, x: int, y: int) -> None:
         assert isinstance(self.layer, layers.Dropout)
+        assert isinstance(self.index, int)
         stream = context.streams + self.index
         context.program.emit(Op.DROPOUT, y, x, context.counters, rate=self.layer.rate, stream=stream)
 

@@ -72,6 +72,7 @@ class Updater:
 
     def _add_to_fisher(self, module: Sequential, gradients: list[Gradient]) -> None:
         for found, slopes in zip(module.parameters, gradients):
+            assert isinstance(slopes, list)  # consolidation keeps gradients out of registers
             for parameter, slope in zip(found, slopes):
                 if parameter.memory:
                     self.program.emit(Op.FISHER, parameter.memory[0], slope, self.tensors.scalars)

@@ -134,7 +134,7 @@ def _array(records: Records) -> tuple[numpy.ndarray, numpy.ndarray]:
         raise DataError(f"{records.name}: targets are values; expected classes; name the label column")
     x = numpy.empty((len(records), *records.shape), records.dtype)
     y = numpy.empty(len(records), "i4")
-    records.read_block(0, len(records), memoryview(x).cast("B"))
-    records.read_targets(0, len(records), memoryview(y).cast("B"))
+    records.read_block(0, len(records), x.data.cast("B"))
+    records.read_targets(0, len(records), y.data.cast("B"))
     scale = 255 if records.dtype == "uint8" else 1
     return x.astype("f4") / numpy.float32(scale), y
