@@ -1,0 +1,78 @@
+"""Sums of a head in closed form: the order of samples and of tasks, and what classes and features may do."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from edgerev import Dense, Head, Learner, Net, UsageError
+
+COUNT = 24
+
+
+def learner(sums, outputs=3, tasks=1, kind="ridge"):
+    made = Learner(Net((4,), Dense(6), (), Head(outputs, kind=kind, sums=sums, tasks=tasks)), batch=5)
+    if sums != "float64":
+        made.calibrate(np.array([[-9.0] * 4, [9.0] * 4], "f4"))
+    return made
+
+
+def solved(made):
+    made.predict_many(np.zeros((1, 4), "f4"))
+    return [np.array(made.runtime.view(f"ridge.{name}")) for name in ("weight", "bias", "gram", "moments", "counts")]
+
+
+@pytest.mark.parametrize("kind", ["ridge", "prototype"])
+@pytest.mark.parametrize("sums", ["int32", "int64", "float64"])
+@settings(max_examples=15, deadline=None)
+@given(order=st.permutations(range(COUNT)), seed=st.integers(0, 1000))
+def test_the_order_of_samples_and_tasks(sums, kind, order, seed):
+    random = np.random.default_rng(seed)
+    x, y, task = random.normal(size=(COUNT, 4)).astype("f4"), random.integers(0, 3, COUNT), np.arange(COUNT) % 2
+    found = []
+    for indices in (range(COUNT), order):
+        made = learner(sums, tasks=2, kind=kind)
+        for number in indices:
+            made.task = int(task[number])
+            made.remember_many(x[number : number + 1], y[number : number + 1])
+        made.task = None
+        found.append(solved(made))
+    for ref, comp in zip(*found):
+        if sums == "float64":
+            np.testing.assert_allclose(comp, ref, rtol=1e-5, atol=1e-5 * abs(ref[abs(ref) < 1e30]).max(initial=0))
+        else:
+            np.testing.assert_array_equal(comp, ref)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "prototype"])
+@pytest.mark.parametrize("sums", ["int32", "float64"])
+def test_a_class_of_one_sample_a_class_of_none_and_a_constant_feature(sums, kind):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(20, 4)).astype("f4"), np.array([0] * 19 + [1])
+    x[:, 2], x[19] = 1.0, (5, 5, 1, 5)
+    made = learner(sums, kind=kind)
+    made.remember_many(x, y)
+    assert set(made.predict_many(x).tolist()) == {0, 1}
+    assert solved(made)[1][2] == np.float32(-1e30)
+
+
+def test_ten_thousand_classes():
+    made = learner("int32", outputs=10_000)
+    x = np.random.default_rng(0).normal(size=(3, 4)).astype("f4")
+    made.remember_many(x, [0, 5_000, 9_999])
+    assert set(made.predict_many(x).tolist()) <= {0, 5_000, 9_999}
+
+
+def test_what_comes_too_early_or_too_late():
+    made = Learner(Net((4,), Dense(6), (), Head(3, kind="ridge", sums="int32")), batch=5)
+    x = np.ones((2, 4), "f4")
+    with pytest.raises(UsageError, match="calibrate"):
+        made.remember_many(x, [0, 1])
+    made.calibrate(x)
+    made.remember_many(x, [0, 1])
+    with pytest.raises(UsageError, match=r"forget\(\)"):
+        made.calibrate(x)
+    with pytest.raises(UsageError, match="cannot fade"):
+        made.fade(0.5)
+    with pytest.raises(UsageError, match="task"):
+        made.task = 1
