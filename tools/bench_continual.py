@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
-from importlib import resources
 from multiprocessing import get_context
 from typing import Any
 
 import numpy
 
-from edgerev.config import tomllib
 from edgerev.continual.metrics import average_accuracy, forgetting, over_seeds
 from edgerev.continual.scenarios import SETTINGS, Experience, permuted, split
 from edgerev.data import Records, open_dataset
 from edgerev.errors import DataError, UsageError
-from edgerev.tools.continual_methods import METHODS, Stream
+from edgerev.tools.continual_base import Stream
+from edgerev.tools.continual_methods import METHODS, settings_of
 
 SCENARIOS = ("split", "split-mnist", "permuted-mnist")
 HELD_OUT = 10_000  # last training samples, for choosing settings
@@ -59,12 +58,6 @@ def continual_figures(
         "state_bytes": found[0]["state_bytes"], "stored_sample_bytes": found[0]["stored_sample_bytes"],
         "arena_bytes": found[0]["arena_bytes"], "seconds": round(time.perf_counter() - start, 1),
     }
-
-
-def settings_of(method: str) -> dict[str, Any]:
-    """Return the committed settings of a method."""
-    text = resources.files("edgerev.tools").joinpath("continual.toml").read_text()
-    return {**tomllib.loads(text)[method], "method": method}
 
 
 def _one_seed(job: tuple[str, str, str, str, int, bool]) -> dict[str, Any]:
