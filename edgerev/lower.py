@@ -105,8 +105,9 @@ class Lowering:
         self.program.trainable = sum(
             self.program.decode_tensor(parameter.tensor).size for parameter in self.tensors.parameters()
         )
-        for tensor in (*self.tensors.closed, *self.tensors.sums):
-            emit(Op.ZERO, tensor)
+        if self.net.head.closed_form:
+            self.head.no_answers()
+            self.head.no_sums()
         for tensor, value in zip(self.tensors.value_range, (FLOAT32_MAX, -FLOAT32_MAX)):
             emit(Op.INIT, tensor, counters, value=value)  # no range yet
         for bank, parameter in self.tensors.banks:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 
-from edgerev.kernels.layout import LEVELS, DType, Op, SolveKind
+from edgerev.kernels.layout import LEVELS, NEVER_SEEN, DType, Op, SolveKind
 from edgerev.lower_layers import Context
 from edgerev.lower_tensors import NetTensors
 from edgerev.lower_update import Updater
@@ -117,12 +117,25 @@ class HeadLowering:
             self.program.emit(Op.QUANTISE, features, *self.tensors.value_range)
         return features
 
+    def no_answers(self) -> None:
+        """Emit weights that give every class the score of one never seen."""
+        weight, bias = self.tensors.closed
+        self.program.emit(Op.ZERO, weight)
+        self.program.emit(Op.INIT, bias, self.tensors.counters, value=NEVER_SEEN)
+
+    def no_sums(self) -> None:
+        """Emit sums of no samples."""
+        for tensor in self.tensors.sums:
+            self.program.emit(Op.ZERO, tensor)
+
     def closed_form_sections(self) -> None:
-        """Emit the sections ridge_reset, ridge_add, ridge_solve, ridge_fade, and ridge_range."""
+        """Emit the sections ridge_reset, ridge_release, ridge_add, ridge_solve, ridge_fade, and ridge_range."""
         program, tensors, head, sums = self.program, self.tensors, self._head, self.tensors.sums
         with program.section("ridge_reset"):
-            for tensor in sums:
-                program.emit(Op.ZERO, tensor)
+            self.no_answers()
+            self.no_sums()
+        with program.section("ridge_release"):
+            self.no_sums()
         with program.samples(0, self.schedule.micro_batch), program.block("head"):
             with program.section("ridge_add"), program.scope(Region.WORKSPACE, "ridge_add"):
                 features = self._closed_features()

@@ -8,7 +8,7 @@ from edgerev.batch import Batch
 from edgerev.continual.consolidation import EWC
 from edgerev.errors import NumericError, UsageError
 from edgerev.exclusive import exclusive
-from edgerev.kernels.layout import C_ADAPTERS, C_FROZEN, C_TASK, V_SHARE
+from edgerev.kernels.layout import C_ADAPTERS, C_FROZEN, C_TASK, NEVER_SEEN, V_SHARE
 from edgerev.net import Net
 from edgerev.numbers import BELOW_ONE, TINY, finite32, whole
 from edgerev.recipe import Recipe, Schedule
@@ -138,7 +138,7 @@ class Remembering:
     @exclusive
     def calibrate_step(self, n: int) -> None:
         """Take the `n` samples that lie in the arena's input into the range of whole features; see `calibrate`."""
-        if any(self.runtime.view("ridge.counts")):
+        if self._remembers():
             raise UsageError("the sums have samples of another range; expected none; call forget() first")
         self._need_whole()
         self.runtime.run("encode", n, until="forward")
@@ -175,10 +175,29 @@ class Remembering:
 
     @exclusive
     def forget(self) -> None:
-        """Set the sums of a head in closed form to zero."""
+        """Set the sums of a head in closed form to zero, and forget its answers."""
         self._need_sums()
         self.runtime.run("ridge_reset", 1)
         self._stale = True
+
+    @exclusive
+    def release(self) -> None:
+        """Keep the answers of a head in closed form as they are now, and set its sums to zero.
+
+        Sums to come change only the answers of classes that have samples in them. So one set of sums serves one task
+        after another, each with answers of its own: scores of classes from different sums cannot be compared, and
+        `task` has to be told.
+
+        Raises
+        ------
+        UsageError
+            The head has no sums.
+        NumericError
+            There are no answers to keep, or the sums cannot be solved; nothing changed.
+        """
+        self._need_sums()
+        self._solve()
+        self.runtime.run("ridge_release", 1)
 
     @exclusive
     def fade(self, factor: float) -> None:
@@ -202,10 +221,16 @@ class Remembering:
 
     def _solve(self) -> None:
         """Bring the weights of a head in closed form up to its sums."""
-        if not any(self.runtime.view("ridge.counts")):
+        if not self._remembers():
             raise NumericError(
                 "the ridge head has no samples yet; expected some: add samples first, or resume the training that "
                 "this model comes from, which has not got that far"
             )
-        self.runtime.run("ridge_solve", 1)
+        if any(self.runtime.view("ridge.counts")):
+            self.runtime.run("ridge_solve", 1)
         self._stale = False
+
+    def _remembers(self) -> bool:
+        """Whether a head in closed form has samples in its sums, or answers of some that were released."""
+        view = self.runtime.view
+        return any(view("ridge.counts")) or max(view("ridge.bias")) > NEVER_SEEN / 2

@@ -206,6 +206,7 @@ COUNTERS_SIZE = 5
 # Features that are whole numbers lie in +-LEVELS; so many samples fit the int32 sums of their products.
 LEVELS = 127
 MOST_INT32_SAMPLES = (2**31 - 1) // LEVELS**2
+NEVER_SEEN = -1e30  # the bias of a class without samples
 
 # The scalars tensor (float32), written by SCHEDULE, ADVANCE, GRAD_NORM and CLIP; all start at 1. V_FACTOR and V_SHARE
 # are the caller's: they scale the learning rate, and what FADE leaves and FISHER adds.

@@ -1,9 +1,10 @@
 """Closed-form heads: running sums of features, and the weights that are solved from them.
 
 With ``f = (features, 1)``: ``gram = sum f f^T`` (its lower triangle, row by row) and ``moments = sum f onehot(y)^T``.
-They are all that is kept of the samples. Sums go on for as long as the device does: in float32 a sum of ones would stop
-at 2^24, so they are float64 or, of features that are whole numbers, int32 or int64, which are exact and so do not
-depend on the order of samples. Of int32 sums, those that could overflow are refused beforehand.
+They are all that is kept of the samples; solving leaves the weights of classes without samples as they are. Sums go on
+for as long as the device does: in float32 a sum of ones would stop at 2^24, so they are float64 or, of features that
+are whole numbers, int32 or int64, which are exact and so do not depend on the order of samples. Of int32 sums, those
+that could overflow are refused beforehand.
 
 References
 ----------
@@ -39,10 +40,10 @@ from edgerev.kernels.operands import (
 BAD_LABEL, SINGULAR, FULL = (
     int(Status.LABEL_OUT_OF_RANGE), int(Status.NOT_POSITIVE_DEFINITE), int(Status.SUMS_FULL),
 )
-NEVER_SEEN = np.float32(-1e30)
 F64, I32, I64 = int(DType.F64), int(DType.I32), int(DType.I64)
 PROTOTYPE = int(SolveKind.PROTOTYPE)
 TOP = np.float32(LEVELS)
+GROUP = 4  # samples added at once
 HIGH_WORD = 4294967296.0
 
 
@@ -103,6 +104,49 @@ def _add_long_words(line, f, value, count):
 
 
 @jit
+def _add_group_of_floats(line, f0, stride, i, constant, count):
+    f1, f2, f3 = advance(f0, stride), advance(f0, 2 * stride), advance(f0, 3 * stride)
+    one = np.float32(1)
+    v0, v1 = np.float64(one if constant else f0[i]), np.float64(one if constant else f1[i])
+    v2, v3 = np.float64(one if constant else f2[i]), np.float64(one if constant else f3[i])
+    for j in range(count):
+        line[j] += (v0 * np.float64(f0[j]) + v1 * np.float64(f1[j])) + (
+            v2 * np.float64(f2[j]) + v3 * np.float64(f3[j])
+        )
+
+
+@jit
+def _add_group_of_words(line, f0, stride, i, constant, count):
+    f1, f2, f3 = advance(f0, stride), advance(f0, 2 * stride), advance(f0, 3 * stride)
+    one = np.float32(1)
+    v0, v1 = one if constant else f0[i], one if constant else f1[i]
+    v2, v3 = one if constant else f2[i], one if constant else f3[i]
+    for j in range(count):  # float32 holds the sum of four products of LEVELS exactly
+        line[j] += to_int32_inside((v0 * f0[j] + v1 * f1[j]) + (v2 * f2[j] + v3 * f3[j]))
+
+
+@jit
+def _add_group_of_long_words(line, f0, stride, i, constant, count):
+    f1, f2, f3 = advance(f0, stride), advance(f0, 2 * stride), advance(f0, 3 * stride)
+    one = np.float32(1)
+    v0, v1 = one if constant else f0[i], one if constant else f1[i]
+    v2, v3 = one if constant else f2[i], one if constant else f3[i]
+    for j in range(count):
+        line[j] += np.int64(to_int32_inside((v0 * f0[j] + v1 * f1[j]) + (v2 * f2[j] + v3 * f3[j])))
+
+
+@jit
+def _add_group(arena, t, at, f, stride, i, constant, count):
+    """Add f[i] times f (f itself where `constant`) for GROUP samples: the sum is read and written once for all."""
+    if t[T_DTYPE] == F64:
+        _add_group_of_floats(advance(f64_at(arena, t[T_OFFSET]), at), f, stride, i, constant, count)
+    elif t[T_DTYPE] == I32:
+        _add_group_of_words(advance(i32_at(arena, t[T_OFFSET]), at), f, stride, i, constant, count)
+    else:
+        _add_group_of_long_words(advance(i64_at(arena, t[T_OFFSET]), at), f, stride, i, constant, count)
+
+
+@jit
 def _add(arena, t, at, f, value, count):
     """Add value times f to `count` elements of a sum from `at` on, whatever its type."""
     if t[T_DTYPE] == F64:
@@ -157,11 +201,16 @@ def ridge_sums(row, tensors, arena, n, thread, threads, status):
     if not good:
         return
     one = np.float32(1)
+    grouped = count - count % GROUP
     for i in range(thread, size + 1, threads):  # long rows and short ones to all threads alike
+        for s in range(0, grouped, GROUP):
+            f = advance(features, s * tf[T_STRIDE])
+            _add_group(arena, tg, _start(i), f, tf[T_STRIDE], i, i == size, min(i + 1, size))
         for s in range(count):
             f = advance(features, s * tf[T_STRIDE])
             value = f[i] if i < size else one
-            _add(arena, tg, _start(i), f, value, min(i + 1, size))
+            if s >= grouped:
+                _add(arena, tg, _start(i), f, value, min(i + 1, size))
             column = first_column + np.intp(labels[origin(row, tl) + s * tl[T_STRIDE]])
             _add_one(arena, tm, i * columns + column, value)
             if i == size:
@@ -257,17 +306,19 @@ def ridge_solve(row, tensors, arena, n, thread, threads, status):
         return
     for k in range(columns):
         count = _get(arena, tm, size * columns + k)
+        if not count > 0.0:
+            continue
         for i in range(total):
             column[i] = _get(arena, tm, i * columns + k)
         if kind == PROTOTYPE:
             for i in range(size):
-                column[i] = column[i] / count if count > 0.0 else 0.0
+                column[i] /= count
         _solve(work, column, total)
         bias = column[size] if kind != PROTOTYPE else 0.0
-        if kind == PROTOTYPE and count > 0.0:
+        if kind == PROTOTYPE:
             for i in range(size):
                 column[i] *= samples_seen
                 bias -= 0.5 * column[i] * (_get(arena, tm, i * columns + k) / count)
         for i in range(size):
             w[i * columns + k] = np.float32(column[i])
-        b[k] = np.float32(bias) if count > 0.0 else NEVER_SEEN
+        b[k] = np.float32(bias)

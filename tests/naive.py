@@ -544,8 +544,8 @@ class Call:
         else:
             solution = np.linalg.solve(matrix, moments)
             weights, bias = solution[:-1], solution[-1]
-        self.flat("w")[...] = weights.reshape(-1)
-        self.flat("b")[...] = np.where(seen, bias, -1e30)
+        self.flat("w")[...] = np.where(seen, weights, self.flat("w").reshape(size, columns)).reshape(-1)
+        self.flat("b")[...] = np.where(seen, bias, self.flat("b"))
 
     def peak(self):
         for _ in range(self["rounds"]):

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerev import Dense, Head, Learner, Net, UsageError
+from edgerev import Dense, Head, Learner, Net, NumericError, UsageError
 
 COUNT = 24
 
@@ -54,6 +54,38 @@ def test_a_class_of_one_sample_a_class_of_none_and_a_constant_feature(sums, kind
     made.remember_many(x, y)
     assert set(made.predict_many(x).tolist()) == {0, 1}
     assert solved(made)[1][2] == np.float32(-1e30)
+
+
+@pytest.mark.parametrize("kind", ["ridge", "prototype"])
+@pytest.mark.parametrize("sums", ["int32", "float64"])
+def test_released_sums_leave_the_answers_of_their_task(sums, kind, tmp_path):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(2, 30, 4)).astype("f4"), random.integers(0, 3, (2, 30))
+    alone = []
+    for task in (0, 1):
+        made = learner(sums, tasks=2, kind=kind)
+        made.task = task
+        made.remember_many(x[task], y[task])
+        alone.append(made.predict_many(x[task]))
+    made = learner(sums, tasks=2, kind=kind)
+    for task in (0, 1):
+        made.task = task
+        made.remember_many(x[task], y[task])
+        made.release()
+        assert not any(made.runtime.view("ridge.counts"))
+    made.save(tmp_path / "both.edgerev")
+    made = Learner.load(tmp_path / "both.edgerev")
+    for task in (0, 1):
+        made.task = task
+        np.testing.assert_array_equal(made.predict_many(x[task]), alone[task])
+    if sums == "int32":
+        with pytest.raises(UsageError, match=r"forget\(\)"):
+            made.calibrate(x[0])
+    made.forget()
+    with pytest.raises(NumericError, match="no samples yet"):
+        made.predict_many(x[0])
+    with pytest.raises(NumericError, match="no samples yet"):
+        made.release()
 
 
 def test_ten_thousand_classes():

@@ -35,7 +35,7 @@ REST, KEPT = "rest", "kept"  # nets of what the presets leave out; the latter of
 
 SECTIONS = (
     "init", "train", "encode", "forward", "read_out", "inverse", "fade", "fisher", "consolidate", "put_away",
-    "take_out", "ridge_reset", "ridge_range", "ridge_add", "ridge_solve", "ridge_fade",
+    "take_out", "ridge_reset", "ridge_release", "ridge_range", "ridge_add", "ridge_solve", "ridge_fade",
 )  # fmt: skip
 
 

@@ -108,6 +108,7 @@ enum { EDGEREV_NAME = 32, EDGEREV_SECTIONS = 16, EDGEREV_TENSORS = 16, EDGEREV_S
  *   ridge_range               of a ridge head with whole sums, after encode .. forward and before its first sample:
  *                             takes those whose backbone's output is there into the range of its features
  *   ridge_reset, ridge_add    of a ridge head: forget all samples; add those whose backbone's output is there
+ *   ridge_release             of a ridge head, after ridge_solve: forget all samples, but keep the answers
  *   ridge_fade                of a ridge head with float64 sums: samples so far count EDGEREV_V_SHARE times as much
  *   ridge_solve               of a ridge head: before predictions, after loading and whenever samples were added
  *   fade, fisher              of EWC, at the end of an experience: fade once, with 1 at EDGEREV_V_SHARE; then fisher
