@@ -50,19 +50,25 @@ def test_every_method_learns_a_stream(method, setting, data, quick):
 
 
 def test_permuted_inputs(data, quick):
-    found = bench_continual._one_seed((data, "permuted-mnist", "domain", "si", 1, False))
-    assert len(found["matrix"]) == 10
+    for scenario, method in (("permuted", "si"), ("rotated", "fine-tuning"), ("permuted", "task-ridge")):
+        found = bench_continual._one_seed((data, scenario, "domain", method, 1, False))
+        assert len(found["matrix"]) == 10
+    assert np.mean(found["matrix"][-1]) > 0.9
 
 
-def test_the_command_prints_figures_and_a_table(data, capsys):
+def test_the_command_prints_figures_and_a_table(data, capsys, tmp_path):
     command = ["bench", "continual", "--data", data, "--method", "random-stem", "--seeds", "2"]
     assert main([*command, "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert {"accuracy", "accuracy_std", "forgetting"} <= set(figures)
     assert {"state_bytes", "stored_sample_bytes", "arena_bytes", "seconds"} <= set(figures)
     assert len(figures["accuracies"]) == 2
-    assert main(command) == 0
+    plot = tmp_path / "matrix.svg"
+    assert main([*command, "--plot", str(plot)]) == 0
     assert "after 2" in capsys.readouterr().out
+    assert "<svg" in plot.read_text()
+    assert main([*command, "--plot", str(plot)]) == 2
+    assert "--force" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", [

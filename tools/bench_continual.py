@@ -11,13 +11,16 @@ from typing import Any
 import numpy
 
 from edgerev.continual.metrics import average_accuracy, forgetting, over_seeds
-from edgerev.continual.scenarios import SETTINGS, Experience, permuted, split
+from edgerev.continual.scenarios import SETTINGS, Experience, permuted, rotated, split
 from edgerev.data import Records, open_dataset
 from edgerev.errors import DataError, UsageError
 from edgerev.tools.continual_base import Stream
 from edgerev.tools.continual_methods import METHODS, settings_of
+from edgerev.tools.plotting import plotter
 
-SCENARIOS = ("split", "split-mnist", "permuted-mnist")
+SCENARIOS = ("split", "permuted", "rotated")
+SEEN_AGAIN = 10  # experiences of all samples, permuted or rotated
+HALF_TURN = 180.0
 HELD_OUT = 10_000  # last training samples, for choosing settings
 
 
@@ -29,18 +32,19 @@ def continual_figures(
     Parameters
     ----------
     data : path of a data set with a training and a test part
-    scenario : one of `SCENARIOS`
+    scenario : one of `SCENARIOS`; "-mnist" may follow, whatever the data set
     setting : "task", "domain" or "class"
     method : one of `edgerev.tools.continual_methods.METHODS`
     validate : whether to measure on the last `HELD_OUT` training samples, and to train on those before
     """
+    scenario = scenario.removesuffix("-mnist")
     for name, value, known in (
         ("scenario", scenario, SCENARIOS), ("setting", setting, SETTINGS), ("method", method, tuple(METHODS)),
     ):
         if value not in known:
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(known)}; change it")
-    if scenario == "permuted-mnist" and setting != "domain":
-        raise UsageError(f"setting {setting!r}: permuted inputs keep their classes; expected domain; change it")
+    if scenario != "split" and setting == "class":
+        raise UsageError(f"setting class: {scenario} inputs keep their classes; expected domain or task; change it")
     start = time.perf_counter()
     jobs = [(data, scenario, setting, method, seed, validate) for seed in range(seeds)]
     open_dataset(data)  # converted once, not by each process
@@ -58,6 +62,40 @@ def continual_figures(
         "state_bytes": found[0]["state_bytes"], "stored_sample_bytes": found[0]["stored_sample_bytes"],
         "arena_bytes": found[0]["arena_bytes"], "seconds": round(time.perf_counter() - start, 1),
     }
+
+
+def plot_matrix(figures: dict[str, Any], path: str) -> None:
+    """Draw the accuracy on each experience after each one as an SVG file.
+
+    Parameters
+    ----------
+    figures : what `continual_figures` returned
+    path : file to write
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    matrix = 100 * numpy.array(figures["matrix"])
+    count = len(matrix)
+    figure = plotter()(figsize=(1.6 + 0.55 * count, 1.3 + 0.5 * count), layout="constrained")
+    axis = figure.subplots()
+    shown = numpy.ma.masked_where(numpy.arange(count)[None] > numpy.arange(count)[:, None], matrix)
+    axis.imshow(shown, vmin=0, vmax=100, cmap="viridis")
+    for row in range(count):
+        for column in range(row + 1):
+            value = matrix[row, column]
+            color = "black" if value > 60 else "white"
+            axis.text(column, row, f"{value:.1f}", ha="center", va="center", size=8, color=color)
+    axis.set_xticks(range(count), range(1, count + 1))
+    axis.set_yticks(range(count), range(1, count + 1))
+    axis.set_xlabel("accuracy on experience, %")
+    axis.set_ylabel("after experience")
+    axis.set_title(
+        f"{figures['scenario']}, {figures['setting']}, {figures['method']}: {figures['accuracy']:.1f} %", size=10
+    )
+    figure.savefig(path, format="svg")
 
 
 def _one_seed(job: tuple[str, str, str, str, int, bool]) -> dict[str, Any]:
@@ -86,8 +124,11 @@ def _plan(
     scenario: str, setting: str, shape: tuple[int, ...], y: numpy.ndarray, test_y: numpy.ndarray, seed: int
 ) -> tuple[Stream, list[Experience]]:
     classes = int(y.max()) + 1
-    if scenario == "permuted-mnist":
-        found = permuted(y.tolist(), test_y.tolist(), int(numpy.prod(shape)), 10, seed)
+    if scenario != "split":
+        if scenario == "permuted":
+            found = permuted(y.tolist(), test_y.tolist(), int(numpy.prod(shape)), SEEN_AGAIN, seed)
+        else:
+            found = rotated(y.tolist(), test_y.tolist(), shape, SEEN_AGAIN, HALF_TURN)
         return Stream(shape, setting, classes, len(found)), found
     found = split(y.tolist(), test_y.tolist(), 2, setting)
     return Stream(shape, setting, classes if setting == "class" else 2, len(found)), found

@@ -10,6 +10,7 @@ from typing import Any
 from edgerev.errors import UsageError
 from edgerev.presets import REFERENCE
 from edgerev.tools.bench_step import step_learner
+from edgerev.tools.plotting import plotter
 from edgerev.tools.timing import alternate, check_rounds
 
 SCHEDULES = ("reversible", "stored")
@@ -85,21 +86,6 @@ def _by_batch(
 
 def _spread(values: Sequence[float]) -> float | None:
     return max(values) / min(values) - 1 if values else None
-
-
-def plotter() -> Any:
-    """Return matplotlib's class of figures.
-
-    Raises
-    ------
-    UsageError
-        matplotlib is not installed.
-    """
-    try:
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(f"a plot needs matplotlib ({error}); install it: pip install 'edgerev[plot]'") from error
-    return Figure
 
 
 def plot_depth(figures: dict[str, Any], path: str) -> None:

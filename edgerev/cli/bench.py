@@ -112,6 +112,11 @@ def _prepare_peers(benchmarks: Any) -> argparse.ArgumentParser:
     return peers
 
 
+def _plot(parser: argparse.ArgumentParser, what: str) -> None:
+    parser.add_argument("--plot", metavar="FILE", help=f"draw {what} (SVG; needs edgerev[plot])")
+    parser.add_argument("--force", action="store_true", help="replace a plot that is there")
+
+
 def _prepare_depth(benchmarks: Any) -> argparse.ArgumentParser:
     depth = benchmarks.add_parser("depth", help="time and memory against depth, reversible beside stored")
     depth.add_argument("--preset", choices=("mlp", "har", "vis"), default="mlp", help="kind of reference net (mlp)")
@@ -121,8 +126,7 @@ def _prepare_depth(benchmarks: Any) -> argparse.ArgumentParser:
         "--batches", type=_numbers, default=[16, 64], metavar="LIST", help="for the time per sample (16,64)"
     )
     depth.add_argument("--threads", type=int, default=1, help="threads (1)")
-    depth.add_argument("--plot", metavar="FILE", help="draw time and memory against depth (SVG; needs edgerev[plot])")
-    depth.add_argument("--force", action="store_true", help="replace a plot that is there")
+    _plot(depth, "time and memory against depth")
     _timing(depth, 9, 0.3)
     depth.set_defaults(measure=_depth, show="show_depth")
     return depth
@@ -131,13 +135,14 @@ def _prepare_depth(benchmarks: Any) -> argparse.ArgumentParser:
 def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
     continual = benchmarks.add_parser("continual", help="learn a stream of experiences, and measure what is forgotten")
     continual.add_argument("--data", required=True, metavar="DIR", help="a data set with a training and a test part")
-    continual.add_argument("--scenario", default="split", metavar="NAME", help="split, permuted-mnist (split)")
+    continual.add_argument("--scenario", default="split", metavar="NAME", help="split, permuted or rotated (split)")
     continual.add_argument("--setting", default="class", metavar="NAME", help="task, domain or class (class)")
     continual.add_argument("--method", default="ridge", metavar="NAME", help="docs/continual.md lists them (ridge)")
     continual.add_argument("--seeds", type=int, default=5, help="runs, each with a seed of its own (5)")
     continual.add_argument(
         "--validate", action="store_true", help="measure on held-out training data, for choosing settings"
     )
+    _plot(continual, "the accuracy matrix")
     continual.set_defaults(measure=_continual, show="show_continual")
     return continual
 
@@ -208,12 +213,16 @@ def _peers(args: argparse.Namespace) -> dict[str, Any]:
 
 def _continual(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.numbers import whole
-    from edgerev.tools.bench_continual import continual_figures
+    from edgerev.tools.bench_continual import continual_figures, plot_matrix
 
-    return continual_figures(
+    _check_plot(args)
+    figures = continual_figures(
         args.data, scenario=args.scenario, setting=args.setting, method=args.method,
         seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate,
     )
+    if args.plot:
+        plot_matrix(figures, args.plot)
+    return figures
 
 
 def _gas(args: argparse.Namespace) -> dict[str, Any]:
@@ -226,13 +235,20 @@ def _gas(args: argparse.Namespace) -> dict[str, Any]:
     )
 
 
-def _depth(args: argparse.Namespace) -> dict[str, Any]:
+def _check_plot(args: argparse.Namespace) -> None:
+    """Find out before the minutes of measuring whether the plot can be drawn and written."""
     from edgerev.cli.output import check_output
-    from edgerev.tools.bench_depth import depth_figures, plot_depth, plotter
+    from edgerev.tools.plotting import plotter
 
     if args.plot:
         check_output(args.plot, replace=args.force, advice="add --force to replace it")
-        plotter()  # before the minutes of measuring
+        plotter()
+
+
+def _depth(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.tools.bench_depth import depth_figures, plot_depth
+
+    _check_plot(args)
     figures = depth_figures(
         args.preset, depths=args.depths, batches=args.batches, batch=args.batch, threads=args.threads,
         rounds=args.rounds, seconds=args.seconds,
