@@ -84,7 +84,7 @@ class Updater:
             return None
         if self.deferred or self.recipe.clip or optimizer.moments or schedule.chunk < self.recipe.batch:
             return None
-        if self.recipe.consolidation or self.recipe.rates or self.tensors.banks:
+        if self.recipe.consolidation or self.recipe.rates or self.tensors.net.head.tasks > 1:
             return None
         return FusedSGD(self.tensors.scalars, optimizer.weight_decay)
 
@@ -142,7 +142,9 @@ class Updater:
             self.program.emit(
                 Op.UPDATE, parameter.tensor, *moments, path, slope, self.tensors.scalars, importance, anchor,
                 kind=optimizer.number, scale=self._rates.get(name, 1.0), clip=self.recipe.clip is not None,
-                strength=consolidation.pull if consolidation and parameter.memory else 0.0, **constants,
+                strength=consolidation.pull if consolidation and parameter.memory else 0.0,
+                outputs=self.tensors.net.head.outputs if name == "head" and self.tensors.net.head.tasks > 1 else 0,
+                **constants,
             )
 
     def commit(self) -> None:

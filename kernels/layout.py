@@ -211,8 +211,8 @@ NEVER_SEEN = -1e30  # the bias of a class without samples
 # The scalars tensor (float32), written by SCHEDULE, ADVANCE, GRAD_NORM and CLIP; all start at 1. V_FACTOR and V_SHARE
 # are the caller's: they scale the learning rate, and what FADE leaves and FISHER adds.
 V_RATE, V_POWER1, V_POWER2, V_CORRECTION1, V_CORRECTION2, V_GRAD_SQUARES, V_WEIGHT_SQUARES, V_CLIP, V_FACTOR = range(9)
-V_SHARE = 9
-SCALARS_SIZE = 10
+V_SHARE, V_TASK = 9, 10
+SCALARS_SIZE = 11
 
 # The report tensor (float32): mean loss and share of right answers of the last batch.
 R_LOSS, R_CORRECT = 0, 1
@@ -282,7 +282,7 @@ SIGNATURES = {
     Op.CLIP: Signature(("scalars",), (), ("kind", "limit"), ("limit",)),
     Op.UPDATE: Signature(
         ("w", "m", "v", "path"), ("g", "scalars", "importance", "anchor"),
-        ("kind", "beta1", "beta2", "epsilon", "decay", "nesterov", "scale", "clip", "strength"),
+        ("kind", "beta1", "beta2", "epsilon", "decay", "nesterov", "scale", "clip", "strength", "outputs"),
         ("beta1", "beta2", "epsilon", "decay", "scale", "strength"), {"scale": 1.0},
     ),
     Op.INIT: Signature(("w",), ("counters",), ("random", "value", "stream"), ("value",)),

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from edgerev.kernels.intrinsics import block_of_floats, f32_at, fma, i64_at, outside, sqrt
+from edgerev.kernels.intrinsics import block_of_floats, f32_at, fma, i64_at, outside, sqrt, to_int32_inside
 from edgerev.kernels.jit import jit, kernel
 from edgerev.kernels.layout import (
     C_STEP,
+    C_TASK,
     V_CLIP,
     V_CORRECTION1,
     V_CORRECTION2,
@@ -14,6 +15,7 @@ from edgerev.kernels.layout import (
     V_POWER1,
     V_POWER2,
     V_RATE,
+    V_TASK,
     V_WEIGHT_SQUARES,
     ClipKind,
     ScheduleKind,
@@ -22,6 +24,7 @@ from edgerev.kernels.layout import (
 )
 from edgerev.kernels.maths import cos_pi
 from edgerev.kernels.operands import (
+    T_CHANNELS,
     T_OFFSET,
     T_SIZE,
     floats,
@@ -29,6 +32,7 @@ from edgerev.kernels.operands import (
     parameter,
     real_parameter,
     record,
+    share,
     share_elements,
     tensor,
 )
@@ -60,12 +64,14 @@ def schedule(row, tensors, arena, n, thread, threads, status):
     if thread != 0:
         return
     scalars = f32_at(arena, tensor(row, tensors, 0)[T_OFFSET])
-    step = np.intp(i64_at(arena, tensor(row, tensors, 1)[T_OFFSET])[C_STEP])
+    counters = i64_at(arena, tensor(row, tensors, 1)[T_OFFSET])
+    step = np.intp(counters[C_STEP])
     one = np.float32(1)
     scalars[V_RATE] = scalars[V_FACTOR] * _rate(row, step + 1)
     scalars[V_CORRECTION1] = one / (one - scalars[V_POWER1] * real_parameter(row, 5))
     scalars[V_CORRECTION2] = one / (one - scalars[V_POWER2] * real_parameter(row, 6))
     scalars[V_CLIP] = one
+    scalars[V_TASK] = np.float32(np.int32(counters[C_TASK]))
 
 
 @kernel
@@ -164,9 +170,9 @@ def _add_work(path, w, first, last, kept):
         path[i] = fma(-kept[BLOCK + i - first], w[i] - kept[i - first], path[i])
 
 
-@kernel
-def update(row, tensors, arena, n, thread, threads, status):
-    """UPDATE w m v path; g scalars importance anchor (kind, beta1, beta2, epsilon, decay, ..., strength)."""
+@jit
+def _change(row, tensors, arena, first, last, kept):
+    """Update the weights first .. last - 1."""
     w, g = floats(row, tensors, arena, 0), floats(row, tensors, arena, 4)
     m = floats(row, tensors, arena, 1) if has(row, 1) else w
     scalars = f32_at(arena, tensor(row, tensors, 5)[T_OFFSET])
@@ -174,12 +180,7 @@ def update(row, tensors, arena, n, thread, threads, status):
     decay = real_parameter(row, 4)
     rate = scalars[V_RATE] * real_parameter(row, 6)
     clipped = scalars[V_CLIP] if parameter(row, 7) != 0 else np.float32(1)
-    first, last = share_elements(tensor(row, tensors, 0)[T_SIZE], thread, threads)
-    if _any_not_finite(g, first, last):
-        record(status, NOT_FINITE, -1)
-        return
     remembers, size = has(row, 6), BLOCK if has(row, 6) else max(last - first, np.intp(1))
-    kept = block_of_floats()
     for start in range(first, last, size):
         stop = min(start + size, last)
         if remembers:
@@ -198,3 +199,26 @@ def update(row, tensors, arena, n, thread, threads, status):
             _lion(w, m, g, start, stop, rate, factor, beta1, beta2, decay)
         if has(row, 3):
             _add_work(floats(row, tensors, arena, 3), w, start, stop, kept)
+
+
+@kernel
+def update(row, tensors, arena, n, thread, threads, status):
+    """UPDATE w m v path; g scalars importance anchor (kind, beta1, beta2, epsilon, decay, ..., strength, outputs)."""
+    tw, g = tensor(row, tensors, 0), floats(row, tensors, arena, 4)
+    task = np.intp(to_int32_inside(f32_at(arena, tensor(row, tensors, 5)[T_OFFSET])[V_TASK]))
+    outputs, columns = parameter(row, 9), tw[T_CHANNELS]
+    kept = block_of_floats()
+    if outputs == 0 or task == 0:
+        first, last = share_elements(tw[T_SIZE], thread, threads)
+        if _any_not_finite(g, first, last):
+            record(status, NOT_FINITE, -1)
+            return
+        _change(row, tensors, arena, first, last, kept)
+        return
+    top, bottom = share(tw[T_SIZE] // columns, thread, threads)
+    if _any_not_finite(g, top * columns, bottom * columns):
+        record(status, NOT_FINITE, -1)
+        return
+    for line in range(top, bottom):
+        first = line * columns + (task - 1) * outputs
+        _change(row, tensors, arena, first, first + outputs, kept)

@@ -175,7 +175,8 @@ def _compare_row(runtime, index, step, n, tolerance):
         scale = magnitude(call) if call.count > 0 else 0.0
     run_row(runtime, index, n)
     assert statuses == found_statuses(runtime), where
-    for name in layout.SIGNATURES[step.op].outputs:
+    written = [*layout.SIGNATURES[step.op].outputs, *(["g"] if "importance" in used and step.op == Op.UPDATE else [])]
+    for name in written:
         number = used.get(name, NO_TENSOR)
         if number == NO_TENSOR:
             continue

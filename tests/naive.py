@@ -399,7 +399,7 @@ class Call:
         scalars, counters = self.flat("scalars"), self.flat("counters")
         rate = self.rate_at(int(counters[layout.C_STEP]) + 1, self["warmup"])
         scalars[layout.V_RATE] = scalars[layout.V_FACTOR] * rate
-        scalars[layout.V_CLIP] = 1
+        scalars[layout.V_CLIP], scalars[layout.V_TASK] = 1, counters[layout.C_TASK]
         for i, beta in enumerate((self["beta1"], self["beta2"])):
             scalars[layout.V_CORRECTION1 + i] = 1 / (1 - scalars[layout.V_POWER1 + i] * beta)
 
@@ -434,7 +434,10 @@ class Call:
         m, v = (self.flat(name) if self.has(name) else None for name in ("m", "v"))
         if not finite(g):
             return self.record(Status.GRADIENT_NOT_FINITE)
-        old, raw = w.copy(), g
+        columns, task = self.whole("w").shape[-1], int(scalars[layout.V_TASK])
+        others = (np.arange(w.size) % columns // max(self["outputs"], 1) != task - 1) & (self["outputs"] * task > 0)
+        kept = [(part, part[others]) for part in map(self.flat, filter(self.has, ("w", "m", "v", "path", "g")))]
+        old, raw = w.copy(), g.copy()
         g = g * scalars[layout.V_CLIP] if self["clip"] else g
         if self.has("importance"):
             g = g + self["strength"] * self.flat("importance") * (w - self.flat("anchor"))
@@ -457,6 +460,8 @@ class Call:
         w -= rate * change
         if self.has("path"):
             self.flat("path")[...] -= raw * (w - old)
+        for part, values in kept:
+            part[others] = values
 
     def fade(self):
         self.whole("y")[...] *= self.flat("scalars")[layout.V_SHARE] * self["factor"]

@@ -183,6 +183,31 @@ def test_updates_with_zero_and_tiny_gradients(kind, size):
     bench.check(*rows)
 
 
+@pytest.mark.parametrize("kind", UpdateKind)
+@pytest.mark.parametrize("remembers", [False, True])
+@pytest.mark.parametrize(("task", "outputs"), [(-1, 2), (0, 70), (2, 1), (1, 67)])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_updates_of_one_task(kind, remembers, task, outputs, threads):
+    bench = Bench()
+    w, m, v, g, importance, anchor, path = (
+        bench.add(name, 5, 3 * outputs, capacity=0) for name in ("w", "m", "v", "g", "importance", "anchor", "path")
+    )
+    bench.values[v] = abs(bench.values[v])
+    scalars, none = bench.scalars(), layout.NO_TENSOR
+    memory = (importance, anchor) if remembers else (none, none)
+    constants = {"beta1": 0.9, "beta2": 0.99, "epsilon": 1e-8, "decay": 0.1, "scale": 0.5, "strength": 0.3}
+    runtime = bench.runtime(
+        (Op.SCHEDULE, (scalars, bench.counters(task=task)), {"rate": 0.1, "beta1": 0.9, "beta2": 0.99}),
+        (Op.UPDATE, (w, m, v, path if remembers else none, g, scalars, *memory),
+         {"kind": kind, "outputs": outputs, **constants}),
+        threads=threads,
+    )  # fmt: skip
+    before = by_name(runtime, "w").copy()
+    compare_rows(runtime, "run", 1)
+    changed = (by_name(runtime, "w") != before).reshape(5, 3, outputs).all((0, 2))
+    assert changed.tolist() == [task in (-1, number) for number in range(3)]
+
+
 @pytest.mark.parametrize("options", [
     {"kind": ScheduleKind.CONSTANT}, {"kind": ScheduleKind.CONSTANT, "warmup": 7},
     {"kind": ScheduleKind.COSINE, "total": 30}, {"kind": ScheduleKind.COSINE, "warmup": 3, "total": 20, "floor": 0.1},

@@ -584,3 +584,20 @@ def test_the_target_of_one_output_may_be_any_number():
     learners = [Learner(net, loss=MeanSquaredError()) for _ in range(3)]
     reports = [learner.learn_one(X[0], one) for learner, one in zip(learners, (1.0, np.float32(1), [1.0]))]
     assert reports[0] == reports[1] == reports[2]
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, weight_decay=0.1), AdamW(0.05, weight_decay=0.1)])
+def test_a_task_leaves_the_weights_of_others(optimizer):
+    random = np.random.default_rng(0)
+    net = Net((4,), Dense(8), (Block((ReLU(), Dense(4))),), Head(3, tasks=2))
+    learner = Learner(net, optimizer=optimizer, batch=4)
+    x, y = random.normal(size=(8, 4)).astype("f4"), random.integers(0, 3, 8)
+    def weights():
+        return np.array(learner.runtime.view("head.0.weight")).reshape(8, 2, 3).transpose(1, 0, 2)
+    for task in (0, 1):
+        learner.task = task
+        before = weights()
+        learner.learn_many(x, y)  # with moments of the other task's gradients by now
+        after = weights()
+        assert (after[task] != before[task]).all()
+        np.testing.assert_array_equal(after[1 - task], before[1 - task])

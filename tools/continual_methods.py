@@ -10,10 +10,10 @@ from edgerev.tools.continual_base import Method
 from edgerev.tools.continual_baselines import Joint, Memory
 from edgerev.tools.continual_closed import ClosedForm
 from edgerev.tools.continual_gradient import Gradient
-from edgerev.tools.continual_tasks import TaskRidge
+from edgerev.tools.continual_tasks import TaskAdapters, TaskRidge
 
 METHODS: dict[str, type[Method]] = {
-    "task-ridge": TaskRidge,
+    "task-ridge": TaskRidge, "adapters": TaskAdapters,
     "ridge": ClosedForm, "ridge-random": ClosedForm, "random-stem": ClosedForm, "random-layers": ClosedForm,
     "fine-tuning": Gradient, "si": Gradient, "ewc": Gradient, "replay": Memory, "gdumb": Memory, "joint": Joint,
 }

@@ -1,26 +1,20 @@
-"""A closed form for each task on the same random features; the task is told, or found by what the inputs look like."""
+"""Answers of each task's own; which task it is, is told, or found by what the inputs look like."""
 
 from __future__ import annotations
 
 import numpy
 
-from edgerev import Dense, Head, Learner, Net
+from edgerev import AdamW, Adapter, Block, Dense, Head, Learner, Net, ReLU
 from edgerev.continual.scenarios import Experience
 from edgerev.continual.tasks import InputStatistics
 from edgerev.tools.continual_base import Method
 
 
-class TaskRidge(Method):
-    """Ridge regression for one task after another; the sums are let go at the end of each."""
+class OwnAnswers(Method):
+    """Base: answers for each task."""
 
     def setup(self) -> None:
-        stream, settings = self.stream, self.settings
-        size, tasks = int(numpy.prod(stream.shape)), stream.experiences
-        head = Head(
-            stream.outputs, kind="ridge", tasks=tasks, ridge=settings["ridge"], sums=settings["sums"], rectify=True
-        )
-        self.learner = Learner(Net((size,), Dense(settings["features"]), (), head), batch=64, seed=self.seed)
-        self.inputs = InputStatistics(tasks, size)
+        self.inputs = InputStatistics(self.stream.experiences, int(numpy.prod(self.stream.shape)))
 
     @property
     def state_bytes(self) -> int:
@@ -28,14 +22,13 @@ class TaskRidge(Method):
 
     def learn(self, experience: Experience, x: numpy.ndarray, y: numpy.ndarray) -> None:
         flat = x.reshape(len(x), -1)
-        if experience.task == 0:
-            self.learner.set_standardisation(*([value] * flat.shape[1] for value in (flat.mean(), 1 / flat.std())))
-            if self.settings["sums"] != "float64":
-                self.learner.calibrate(flat)
         self.inputs.add(experience.task, flat)
         self.learner.task = experience.task
-        self.learner.remember_many(flat, y)
-        self.learner.release()
+        self.learn_task(flat, y)
+
+    def learn_task(self, flat: numpy.ndarray, y: numpy.ndarray) -> None:
+        """Learn from all samples of the task at hand."""
+        raise NotImplementedError
 
     def predict(self, x: numpy.ndarray, task: int) -> numpy.ndarray:
         flat = x.reshape(len(x), -1)
@@ -45,3 +38,45 @@ class TaskRidge(Method):
             self.learner.task = int(number)
             answers[tasks == number] = self.learner.predict_many(flat[tasks == number])
         return answers
+
+
+class TaskRidge(OwnAnswers):
+    """Ridge regression on random features for one task after another; its sums are let go at the end of each."""
+
+    def setup(self) -> None:
+        super().setup()
+        stream, settings = self.stream, self.settings
+        head = Head(
+            stream.outputs, kind="ridge", tasks=stream.experiences, ridge=settings["ridge"], sums=settings["sums"],
+            rectify=True,
+        )
+        net = Net((int(numpy.prod(stream.shape)),), Dense(settings["features"]), (), head)
+        self.learner = Learner(net, batch=64, seed=self.seed)
+
+    def learn_task(self, flat: numpy.ndarray, y: numpy.ndarray) -> None:
+        if self.learner.task == 0:
+            self.learner.set_standardisation(*([value] * flat.shape[1] for value in (flat.mean(), 1 / flat.std())))
+            self.learner.calibrate(flat)
+        self.learner.remember_many(flat, y)
+        self.learner.release()
+
+
+class TaskAdapters(OwnAnswers):
+    """A reversible net that is trained on the first task; later ones train adapters and answers of their own."""
+
+    def setup(self) -> None:
+        super().setup()
+        stream, settings = self.stream, self.settings
+        half = settings["width"] // 2
+        block = Block((ReLU(), Dense(half), Adapter(settings["rank"])))
+        net = Net(
+            (int(numpy.prod(stream.shape)),), Dense(2 * half), (block,),
+            Head(stream.outputs, rectify=True, tasks=stream.experiences),
+        )
+        self.learner = Learner(
+            net, optimizer=AdamW(settings["rate"], weight_decay=0.0), batch=settings["batch"], seed=self.seed
+        )
+
+    def learn_task(self, flat: numpy.ndarray, y: numpy.ndarray) -> None:
+        self.learner.adapters_only = self.learner.task != 0
+        self._epochs(flat, y, self.settings["epochs"])
