@@ -81,13 +81,11 @@ class InputStatistics:
         if not len(known):
             raise UsageError("no task has samples yet; expected some to compare with; call add() first")
         values = self._values(x)
-        scores = numpy.empty((len(values), len(known)))
-        for place, task in enumerate(known):
-            variance = self.squares[task] / self.counts[task]
-            variance += self.FLOOR * variance.mean() + numpy.finfo("f4").tiny
-            distance = ((values - self.means[task]) ** 2 / variance).sum(1)
-            scores[:, place] = -0.5 * (distance + numpy.log(variance).sum())
-        return known[scores.argmax(1)]
+        means, variances = self.means[known], self.squares[known] / self.counts[known, None]
+        variances += self.FLOOR * variances.mean(1, keepdims=True) + numpy.finfo("f4").tiny
+        # the exponent (x - m)^2 / v, multiplied out so that it is two products of matrices
+        distances = values**2 @ (1 / variances).T - 2 * values @ (means / variances).T
+        return known[(distances + (means**2 / variances + numpy.log(variances)).sum(1)).argmin(1)]
 
     def _values(self, x: Any) -> numpy.ndarray:
         values = numpy.asarray(x, "f8")
