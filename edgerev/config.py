@@ -95,9 +95,12 @@ class NetTable(_Strict):
     stem: _LAYER | None = None  # type: ignore[valid-type]
     backbone: list[PartTable] | None = None
     outputs: int | None = Field(default=None, ge=1, le=INT32_MAX)
-    pool: Literal["average", "flatten"] | None = None
-    head: Literal["linear", "ridge"] = "linear"
+    pool: Literal["average", "flatten"] | Annotated[int, Field(ge=1, le=INT32_MAX)] | None = None
+    head: Literal["linear", "ridge", "prototype"] = "linear"
     ridge: float | None = Field(default=None, ge=TINY, le=FLOAT32_MAX)
+    sums: Literal["float64", "int32", "int64"] = "float64"
+    rectify: bool = False
+    expansion: list[_LAYER] = []  # type: ignore[valid-type]
     state: Literal["int32", "int16", "float32"] = "int32"
 
     @field_validator("preset")
@@ -177,8 +180,12 @@ class Config(_Strict):
         else:
             parts = table.model_dump(include={"stem", "backbone"}, exclude_none=True)
             net = Net.from_dict({"input_shape": shape, "head": {"outputs": outputs}, "state": table.state, **parts})
-        pool, ridge = table.pool or net.head.pool, table.ridge or net.head.ridge
-        return net.replace(head=Head(outputs, pool, table.head, ridge))
+        expansion = tuple(_make(LAYERS[layer.layer], layer) for layer in table.expansion)
+        head = Head(
+            outputs, table.pool or net.head.pool, table.head, table.ridge or net.head.ridge, sums=table.sums,
+            rectify=table.rectify, expansion=expansion,
+        )
+        return net.replace(head=head)
 
     def make_recipe(self, steps: int) -> Recipe:
         """Return the recipe; a cosine without an end of its own ends after `steps`."""
@@ -284,8 +291,13 @@ def _cross_checks(data: dict[str, Any]) -> list[str]:
     parts = [key for key in ("stem", "backbone") if key in net]
     if len(parts) != (0 if "preset" in net else 2):
         problems.append("net: expected either preset, or both stem and backbone")
-    if "continual" in data and net.get("head") != "ridge":
-        problems.append('continual: needs a head that does not forget; set net.head = "ridge"')
-    if net.get("head") == "ridge" and isinstance(loss, dict) and loss.get("kind") != "cross_entropy":
-        problems.append('loss: a ridge head answers with classes; set loss.kind = "cross_entropy", or leave loss out')
+    closed = net.get("head") in ("ridge", "prototype")
+    if "continual" in data and not closed:
+        problems.append('continual: needs a head that does not forget; set net.head = "ridge" or "prototype"')
+    if closed and isinstance(loss, dict) and loss.get("kind") != "cross_entropy":
+        problems.append(
+            f'loss: a {net["head"]} head answers with classes; set loss.kind = "cross_entropy", or leave loss out'
+        )
+    if not closed and net.get("expansion"):
+        problems.append('net.expansion: its weights are never trained; set net.head = "ridge" or "prototype"')
     return problems

@@ -270,10 +270,19 @@ class Trainer:
                 self._epoch(index, epoch, feed, shown)
                 self._save(epoch=epoch + 1, sample=0)
             if self.learner.net.head.closed_form:
-                for n in self._batches(feed, range(len(experience.train))):
-                    self._end_if_asked()  # without saving: what is summed up so far would be summed up again
-                    self.learner.remember_step(n)
-                    shown.update(0 if epochs else n)
+                self._remember(index, feed, shown, counted=epochs > 0)
+
+    def _remember(self, index: int, feed: Feed, shown: Progress, *, counted: bool) -> None:
+        """Take an experience into the sums of a head in closed form; the first gives whole features their range."""
+        samples = range(len(feed.records))
+        if index == 0 and self.learner.net.head.sums != "float64":
+            for n in self._batches(feed, samples):
+                self._end_if_asked()
+                self.learner.calibrate_step(n)
+        for n in self._batches(feed, samples):
+            self._end_if_asked()  # without saving: what is summed up so far would be summed up again
+            self.learner.remember_step(n)
+            shown.update(0 if counted else n)
 
     def _epoch(self, index: int, epoch: int, feed: Feed, shown: Progress) -> None:
         count, batch = len(feed.records), self.config.train.batch

@@ -213,6 +213,9 @@ MISTAKES = {
         {**NET, "train": {"budget": "1MiB", "schedule": "stored"}}, "train.schedule: a budget chooses the schedule; le",
     ),
     "continual without ridge": ({**NET, "continual": {}}, 'continual: needs a head that does not forget; set net.head'),
+    "expansion without sums": (
+        {"net": {"preset": "mlp4", "expansion": [{"layer": "relu"}]}}, "net.expansion: its weights are never trained",
+    ),
     "ridge without classes": (
         {"net": {"preset": "mlp4", "head": "ridge"}, "loss": {"kind": "mean_squared_error"}}, "loss: a ridge head answ",
     ),

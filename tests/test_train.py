@@ -40,7 +40,13 @@ CONTINUAL = {
     "continual": {"classes_per_experience": 2, "later_rate": 0.5},
 }
 KEPT = {**CONTINUAL, "continual": {"classes_per_experience": 2, "later_rate": 0.0}}
-CONFIGS = {"plain": PLAIN, "random": RANDOM, "continual": CONTINUAL, "kept": KEPT}
+WHOLE = {
+    **KEPT, "net": {
+        **toys.CONV, "head": "prototype", "pool": 2, "sums": "int32", "rectify": True,
+        "expansion": [{"layer": "conv2d", "channels": 6}, {"layer": "relu"}],
+    },
+}  # fmt: skip
+CONFIGS = {"plain": PLAIN, "random": RANDOM, "continual": CONTINUAL, "kept": KEPT, "whole": WHOLE}
 
 
 class PowerCutError(Exception):
@@ -85,7 +91,7 @@ def data(tmp_path_factory):
     rows.mkdir()
     toys.write_npz(rows / "train.npz", *toys.rows(70, seed=1))
     toys.write_npz(rows / "test.npz", *toys.rows(30, seed=2))
-    return {"plain": rows, "random": folder, "continual": folder, "kept": folder}
+    return {"plain": rows, "random": folder, "continual": folder, "kept": folder, "whole": folder}
 
 
 @pytest.fixture(scope="module")
