@@ -166,10 +166,30 @@ class Remembering:
     @exclusive
     def remember_step(self, n: int) -> None:
         """Add the `n` samples that lie in the arena's input to the sums of a head in closed form."""
+        self._remember("encode", n)
+
+    @exclusive
+    def remember_states(self, states: Any, y: Any) -> None:
+        """Add samples to the sums by what the backbone makes of its inputs, the stem's outputs; see `remember_many`.
+
+        Parameters
+        ----------
+        states : ``(samples, ...)`` inputs of the backbone, as `encode` and `invert` return them
+        y : ``(samples,)`` class numbers
+        """
+        self._need_sums()
+        states = self._batch.check_states(states, entry=True)
+        targets = self._batch.targets(y, len(states))
+        for first in range(0, len(states), self.schedule.micro_batch):
+            n = self._batch.fill_state(states, first, self.schedule.micro_batch, entry=True)
+            self._batch.target.put(targets, first, n, 1)
+            self._remember("forward", n)
+
+    def _remember(self, start: str, n: int) -> None:
         if self._quantises() and self.runtime.view("ridge.low")[0] > self.runtime.view("ridge.high")[0]:
             raise UsageError("whole features have no range yet; expected one; call calibrate(x) with samples first")
         self._need_whole()
-        self.runtime.run("encode", n, until="forward")
+        self.runtime.run(start, n, until="forward")
         self.runtime.run("ridge_add", n)
         self._stale = True
 
