@@ -10,7 +10,8 @@ from edgerev.cli import main
 from edgerev.tools import bench_compensation, bench_wearer, gas_data
 from edgerev.tools.bench_gas import METHODS, gas_figures
 from edgerev.tools.bench_prequential import prequential_figures
-from edgerev.tools.bench_wearer import WAYS, wearer_figures
+from edgerev.tools.bench_wearer import wearer_figures
+from edgerev.tools.wearer_ways import WAYS
 
 pytestmark = pytest.mark.usefixtures("cache")
 

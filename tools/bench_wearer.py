@@ -10,47 +10,21 @@ from __future__ import annotations
 
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy
 
 from edgerev import Conv1d, Head, Learner, Net, ReLU, Squeeze
-from edgerev.continual.guard import Guard
 from edgerev.continual.metrics import over_seeds, paired_difference
 from edgerev.continual.scenarios import new_wearer
-from edgerev.continual.unlabelled import RunningStandardisation, most_surprising, pseudo_labels
+from edgerev.continual.unlabelled import pseudo_labels
 from edgerev.errors import DataError
-from edgerev.numbers import BELOW_ONE
 from edgerev.tools.bench_hmp import WINDOW, load_windows
+from edgerev.tools.wearer_ways import ASKED, WAYS, Wearer
 
 LEAST_RECORDINGS, LEAST_CLASSES = 30, 7  # of a wearer: all its recordings, and its classes with two of them
 CHANNELS, FILTERS = 16, 256
-ASKED = 0.1  # labels asked for, as a share of the windows
-SHARE = 1.0  # what labelled windows of the wearer weigh together, by all others
-PSEUDO_WEIGHT, ASKED_WEIGHT = 10.0, 30.0  # of one window, by one of the others
-CONFIDENCE = 0.0
-
-
-class Wearer(NamedTuple):
-    """Windows of a wearer to adapt to, and a learner that knows the others.
-
-    Attributes
-    ----------
-    learner : its sums are of `others` windows
-    x, y, recording : windows, their labels and the recordings that they were cut from
-    moments : mean and standard deviation of the others' inputs
-    seed : of what is drawn
-    """
-
-    learner: Learner
-    others: int
-    x: numpy.ndarray
-    y: numpy.ndarray
-    recording: numpy.ndarray
-    moments: tuple[numpy.ndarray, numpy.ndarray]
-    seed: int
 
 
 def wearer_figures(folder: str, *, seeds: int, validate: bool = False) -> dict[str, Any]:
@@ -155,77 +129,3 @@ def _measure(learner: Learner, x: numpy.ndarray, y: numpy.ndarray, recording: nu
     voted = pseudo_labels(answers, 0.0, recording.tolist()).labels
     first = numpy.unique(recording, return_index=True)[1]
     return float((answers.argmax(1) == y).mean()), float((voted == y)[first].mean())
-
-
-# -- ways to adapt ---------------------------------------------------------------------------------------------------
-
-
-def _weigh(learner: Learner, weight: float) -> None:
-    """Let samples to come count `weight` times as much as those so far, if that is more."""
-    if weight > 1:
-        learner.fade(min(1 / weight, BELOW_ONE))
-
-
-def _before(wearer: Wearer, accepted: str) -> None:
-    """Nothing is learned."""
-
-
-def _labels(wearer: Wearer, accepted: str) -> None:
-    _weigh(wearer.learner, SHARE * wearer.others / len(wearer.y))
-    wearer.learner.remember_many(wearer.x, wearer.y)
-
-
-def _pseudo(wearer: Wearer, groups: list[int] | None) -> None:
-    found = pseudo_labels(wearer.learner.predict_proba_many(wearer.x), CONFIDENCE, groups)
-    if found.kept.any():
-        _weigh(wearer.learner, PSEUDO_WEIGHT)
-        wearer.learner.remember_many(wearer.x[found.kept], found.labels[found.kept])
-
-
-def _by_window(wearer: Wearer, accepted: str) -> None:
-    _pseudo(wearer, None)
-
-
-def _by_recording(wearer: Wearer, accepted: str) -> None:
-    _pseudo(wearer, wearer.recording.tolist())
-
-
-def _guarded(wearer: Wearer, accepted: str) -> None:
-    """As by recording, but what the guard refuses is undone; it looks at the windows to adapt to, without labels."""
-    before = wearer.learner.predict_proba_many(wearer.x)
-    _by_recording(wearer, accepted)
-    if not Guard().check(before, wearer.learner.predict_proba_many(wearer.x)).accepted:
-        wearer.learner.restore(accepted)
-
-
-def _ask(wearer: Wearer, places: numpy.ndarray) -> None:
-    _weigh(wearer.learner, ASKED_WEIGHT)
-    wearer.learner.remember_many(wearer.x[places], wearer.y[places])
-
-
-def _asked(wearer: Wearer) -> int:
-    return max(round(ASKED * len(wearer.y)), 1)
-
-
-def _smallest_margins(wearer: Wearer, accepted: str) -> None:
-    _ask(wearer, most_surprising(wearer.learner.predict_proba_many(wearer.x), _asked(wearer)))
-
-
-def _any(wearer: Wearer, accepted: str) -> None:
-    _ask(wearer, numpy.random.default_rng(wearer.seed).permutation(len(wearer.y))[: _asked(wearer)])
-
-
-def _normalisation(wearer: Wearer, accepted: str) -> None:
-    """Windows of the wearer count as much for the moments as those of the others; the net sees what it saw of these."""
-    mean, spread = wearer.moments
-    running = RunningStandardisation(mean, 1 / spread, memory=len(wearer.x))
-    running.add(wearer.x)
-    factor = spread * running.scale  # inputs are scaled already
-    wearer.learner.set_standardisation(running.mean - mean / factor, factor)
-
-
-WAYS: dict[str, Callable[[Wearer, str], None]] = {
-    "before": _before, "labels of all": _labels, "labels of 10 %, smallest margin": _smallest_margins,
-    "labels of 10 %, any": _any, "own answers, by window": _by_window, "own answers, by recording": _by_recording,
-    "own answers, guarded": _guarded, "normalisation": _normalisation,
-}  # fmt: skip

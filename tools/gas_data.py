@@ -74,8 +74,7 @@ def plain_learner(inputs: int, *, mapped: bool = False, seed: int = 0) -> Learne
     """
     learner = Learner(_net(inputs, inputs + inputs % 2, ()), batch=64, seed=seed)
     if not mapped:
-        weight = numpy.eye(inputs, inputs + inputs % 2, dtype="f4")
-        learner.runtime.view("stem.0.weight")[:] = memoryview(weight.ravel())
+        numpy.frombuffer(learner.runtime.view("stem.0.weight"), "f4")[:] = numpy.eye(inputs, inputs + inputs % 2).ravel()
     return learner
 
 
