@@ -74,7 +74,8 @@ def plain_learner(inputs: int, *, mapped: bool = False, seed: int = 0) -> Learne
     """
     learner = Learner(_net(inputs, inputs + inputs % 2, ()), batch=64, seed=seed)
     if not mapped:
-        numpy.frombuffer(learner.runtime.view("stem.0.weight"), "f4")[:] = numpy.eye(inputs, inputs + inputs % 2).ravel()
+        weight = numpy.frombuffer(learner.runtime.view("stem.0.weight"), "f4")
+        weight[:] = numpy.eye(inputs, inputs + inputs % 2).ravel()
     return learner
 
 
