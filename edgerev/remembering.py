@@ -176,6 +176,11 @@ class Remembering:
         ----------
         states : ``(samples, ...)`` inputs of the backbone, as `encode` and `invert` return them
         y : ``(samples,)`` class numbers
+
+        Raises
+        ------
+        UsageError, DataError, NumericError
+            As for `remember_many`; and DataError where a state is out of its range.
         """
         self._need_sums()
         states = self._batch.check_states(states, entry=True)
@@ -198,6 +203,40 @@ class Remembering:
         """Set the sums of a head in closed form to zero."""
         self._need_sums()
         self.runtime.run("ridge_reset", 1)
+        self._stale = True
+
+    @exclusive
+    def replace_sums(self, gram: Any, moments: Any, counts: Any) -> None:
+        """Put other sums in the place of those that are there.
+
+        Parameters
+        ----------
+        gram : ``((features + 1) * (features + 2) / 2,)`` products of features, the last of which is 1: the lower
+            triangle, row by row, as `runtime.view("ridge.gram")` shows it; of the type of the sums, contiguous
+        moments : ``(features + 1, outputs)`` features by class, of the same type
+        counts : ``(outputs,)`` int64 samples of each class
+
+        Raises
+        ------
+        UsageError
+            The head has no sums, or a size or type is another; nothing changed.
+        NumericError
+            The model is not whole.
+        """
+        self._need_sums()
+        self._need_whole()
+        pairs = [
+            (name, self.runtime.view(f"ridge.{name}"), memoryview(values))
+            for name, values in (("gram", gram), ("moments", moments), ("counts", counts))
+        ]
+        for name, view, given in pairs:
+            if given.nbytes != view.nbytes or given.itemsize != view.itemsize or not given.c_contiguous:
+                raise UsageError(
+                    f"{name} of {given.nbytes} bytes, {given.itemsize} each; expected {view.nbytes}, {view.itemsize} "
+                    "each, in one piece; pass what was read from such a head"
+                )
+        for _, view, given in pairs:
+            view.cast("B")[:] = given.cast("B")
         self._stale = True
 
     @exclusive

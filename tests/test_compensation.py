@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from edgerev import AdamW, Block, Conv1d, DataError, Dense, Head, Learner, Net, ReLU, UsageError
+from edgerev import AdamW, Block, Conv1d, DataError, Dense, Head, Learner, Net, NumericError, ReLU, UsageError
 from edgerev.continual.compensation import carry_sums, class_statistics, recall, refresh_sums
 
 RANDOM = np.random.default_rng(0)
@@ -75,14 +75,12 @@ def test_a_linear_change_is_carried():
     learner.remember_many(X, Y)
     before = learner.transform(X)
     turn, shift = np.linalg.qr(RANDOM.normal(size=(16, 16)))[0], RANDOM.normal(size=16)
-    learner.rate_factor = 0.5
     weights, means, covariance = class_statistics(learner)
     carry_sums(learner, before, before @ turn + shift, 1e-9)
     comp_weights, comp_means, comp_covariance = class_statistics(learner)
     np.testing.assert_allclose(comp_weights, weights)
     np.testing.assert_allclose(comp_means, means @ turn + shift, atol=1e-3)
     np.testing.assert_allclose(comp_covariance, turn.T @ covariance @ turn, atol=1e-3)
-    assert learner.rate_factor == 0.5
 
 
 def test_no_change_is_no_change():
@@ -105,6 +103,33 @@ def test_sums_survive_what_goes_wrong():
         assert (ref == comp).all()
 
 
+def test_a_broken_model_stays_refused():
+    learner = make()
+    learner.remember_many(X, Y)
+    ref_sums, recalled, before = of(learner), recall(learner, 5, seed=0), learner.transform(X)
+    learner._torn = True
+    for call in (lambda: refresh_sums(learner, recalled), lambda: carry_sums(learner, before, before)):
+        with pytest.raises(NumericError, match="half updated"):
+            call()
+    for ref, comp in zip(ref_sums, of(learner)):
+        assert (ref == comp).all()
+
+
+def test_other_sums_must_be_of_the_same_size_and_type():
+    learner = made()
+    gram, moments, counts = ref_sums = of(learner)
+    for bad in (
+        (gram[:-1], moments, counts), (gram.astype("f4").repeat(2), moments, counts), (gram, moments[::-1], counts),
+        (gram, moments, counts.astype("i4")),
+    ):  # fmt: skip
+        with pytest.raises(UsageError, match="in one piece; pass what was read"):
+            learner.replace_sums(*bad)
+    for ref, comp in zip(ref_sums, of(learner)):
+        assert (ref == comp).all()
+    learner.replace_sums(2 * gram, 2 * moments, counts)
+    assert (of(learner)[0] == 2 * gram).all()
+
+
 @pytest.mark.parametrize(("call", "error", "match"), [
     (lambda: class_statistics(make()), UsageError, "no float64 sums"),
     (lambda: class_statistics(make(kind="linear")), UsageError, "no float64 sums"),
@@ -115,6 +140,7 @@ def test_sums_survive_what_goes_wrong():
     (lambda: carry_sums(made(), np.ones((3, 9)), np.ones((3, 9))), DataError, r"\(samples, 16\)"),
     (lambda: carry_sums(made(), np.ones((3, 16)), np.full((3, 16), np.inf)), DataError, "not finite"),
     (lambda: carry_sums(made(), np.ones((3, 16)), np.ones((3, 16)), 0), UsageError, "strength 0"),
+    (lambda: make(kind="linear").replace_sums(b"", b"", b""), UsageError, "no ridge head"),
     (lambda: made().remember_states(np.ones((3, 9)), [0, 1, 2]), DataError, "an input of the backbone: float64"),
     (lambda: made().remember_states(np.ones((3, 16)), [0, 1]), DataError, "3 samples but 2 labels"),
     (lambda: make(kind="linear").remember_states(np.ones((1, 16)), [0]), UsageError, "no ridge head"),

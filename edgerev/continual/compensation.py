@@ -124,19 +124,21 @@ def refresh_sums(learner: Learner, recalled: Recalled) -> None:
     import numpy
 
     gram, moments = _sums(learner)
-    counts = learner.runtime.view("ridge.counts").tolist()
+    counts = _counts(learner)
     new_gram, new_moments = numpy.zeros_like(gram), numpy.zeros_like(moments)
+    none = numpy.zeros_like(gram), numpy.zeros_like(moments), numpy.zeros_like(counts)
     try:
         for label in numpy.unique(recalled.labels):
             member = recalled.labels == label
-            learner.forget()
+            _write(learner, *none)
             learner.remember_states(recalled.states[member], recalled.labels[member])
             share = recalled.weights[label] / member.sum()
             for new, part in zip((new_gram, new_moments), _sums(learner)):
                 new += share * part
-        gram, moments = new_gram, new_moments
-    finally:
+    except BaseException:
         _write(learner, gram, moments, counts)
+        raise
+    _write(learner, new_gram, new_moments, counts)
 
 
 def carry_sums(learner: Learner, before: Any, after: Any, strength: float = 1e-3) -> None:
@@ -170,7 +172,7 @@ def carry_sums(learner: Learner, before: Any, after: Any, strength: float = 1e-3
     old = numpy.concatenate([old, numpy.ones((len(old), 1))], 1)
     change = numpy.eye(len(gram))
     change[:, :-1] += numpy.linalg.solve(old.T @ old + penalty * numpy.eye(len(gram)), old.T @ (new - old[:, :-1]))
-    _write(learner, change.T @ gram @ change, change.T @ moments, learner.runtime.view("ridge.counts").tolist())
+    _write(learner, change.T @ gram @ change, change.T @ moments, _counts(learner))
 
 
 def _sums(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
@@ -189,16 +191,13 @@ def _sums(learner: Learner) -> tuple[np.ndarray, np.ndarray]:
     return gram + numpy.tril(gram, -1).T, numpy.array(learner.runtime.view("ridge.moments")).reshape(size, -1)
 
 
-def _write(learner: Learner, gram: np.ndarray, moments: np.ndarray, counts: list[int]) -> None:
+def _counts(learner: Learner) -> np.ndarray:
     import numpy
 
-    def put(runtime: Any) -> None:
-        for name, values in (
-            ("gram", gram[numpy.tril_indices(len(gram))]), ("moments", moments.ravel()), ("counts", counts),
-        ):  # fmt: skip
-            view = runtime.view(f"ridge.{name}")
-            numpy.frombuffer(view, view.format)[:] = values
+    return numpy.array(learner.runtime.view("ridge.counts"), "i8")
 
-    rate = learner.rate_factor
-    learner.replace(put)
-    learner.rate_factor = rate
+
+def _write(learner: Learner, gram: np.ndarray, moments: np.ndarray, counts: np.ndarray) -> None:
+    import numpy
+
+    learner.replace_sums(gram[numpy.tril_indices(len(gram))], numpy.ascontiguousarray(moments), counts)
