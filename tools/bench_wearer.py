@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy
 
-from edgerev import Conv1d, Head, Learner, Net, ReLU, Squeeze
+from edgerev import Conv1d, Head, Learner, Net
 from edgerev.continual.metrics import over_seeds, paired_difference
 from edgerev.continual.scenarios import new_wearer
 from edgerev.continual.unlabelled import pseudo_labels
@@ -24,7 +24,7 @@ from edgerev.tools.bench_hmp import WINDOW, load_windows
 from edgerev.tools.wearer_ways import ASKED, WAYS, Wearer
 
 LEAST_RECORDINGS, LEAST_CLASSES = 30, 7  # of a wearer: all its recordings, and its classes with two of them
-CHANNELS, FILTERS = 16, 256
+FILTERS, LENGTH = 512, 25
 
 
 def wearer_figures(folder: str, *, seeds: int, validate: bool = False) -> dict[str, Any]:
@@ -96,10 +96,9 @@ def _channels(x: numpy.ndarray) -> numpy.ndarray:
 
 
 def _learner(classes: int, seed: int) -> Learner:
-    """Random filters of two lengths: squeezes make those of the second reach over the whole window."""
-    expansion = (Conv1d(FILTERS, 9), ReLU())
-    head = Head(classes, kind="prototype", ridge=1e-3, pool=2, expansion=expansion)
-    return Learner(Net((WINDOW, 6), Conv1d(CHANNELS, 5), (Squeeze(), Squeeze()), head), batch=64, seed=seed)
+    """Random filters that are never trained, rectified, and averaged over both halves of the window."""
+    head = Head(classes, kind="prototype", ridge=1e-3, pool=2, rectify=True)
+    return Learner(Net((WINDOW, 6), Conv1d(FILTERS, LENGTH), (), head), batch=64, seed=seed)
 
 
 def _one_wearer(
