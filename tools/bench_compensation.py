@@ -19,7 +19,7 @@ from edgerev.tools.gas_data import CLASSES, Stream, gas_stream, reversible_learn
 
 STREAMS = ("batches", "classes")
 WAYS = ("none", "linear", "inverse", "refresh", "frozen")
-STEMS = {"kept": (0.0, 1.0, 1.0, 1.0, 1.0, 1.0), "trained": ()}
+STEMS = ("never", "first", "always")  # when it is trained; after the first experience, the first block stays as well
 PER_CLASS = 200
 STRENGTH = 1e-3
 
@@ -51,7 +51,7 @@ def compensation_figures(data: str, *, width: int, seeds: int, validate: bool = 
             for way, found in runs.items():
                 spread, difference = over_seeds(found), paired_difference(found, runs["none"])
                 rows.append({
-                    "stream": name, "stem": stem, "sums": way, "accuracy": spread.mean,
+                    "stream": name, "stem_trained": stem, "sums": way, "accuracy": spread.mean,
                     "accuracy_std": spread.deviation, "difference": difference.mean,
                     "difference_std": difference.deviation,
                 })  # fmt: skip
@@ -75,7 +75,8 @@ def _plan(stream: Stream, name: str, seed: int, validate: bool) -> Plan:
 
 
 def _run(stream: Stream, name: str, stem: str, way: str, width: int, seed: int, validate: bool) -> float:
-    learner = reversible_learner(stream.x.shape[1], width, seed=seed, rates=STEMS[stem])
+    rates = (0.0, 1.0, 1.0, 1.0, 1.0, 1.0) if stem == "never" else ()
+    learner = reversible_learner(stream.x.shape[1], width, seed=seed, rates=rates)
     random, accuracies = numpy.random.default_rng(seed), []
     plan = _plan(stream, name, seed, validate)
     for number, (learned, tested) in enumerate(plan):
@@ -83,6 +84,7 @@ def _run(stream: Stream, name: str, stem: str, way: str, width: int, seed: int, 
             accuracies.append(right(learner, stream, tested))
         if number == 0:
             train(learner, stream, learned, random)
+            learner.frozen = 1 if stem == "first" else 0
         elif way != "frozen":
             _train_on(learner, stream, way, [part for part, _ in plan[:number]], learned, random)
         learner.remember_many(stream.x[learned], stream.y[learned])

@@ -5,16 +5,17 @@ backbone gives now. Two remedies, and what they are good for:
 
 `recall` before training, `refresh_sums` after it
     Draws samples from the class means and the covariance that the sums hold, carries them back through the inverse of
-    the backbone to its entry, where training does not reach as long as the stem stays (`rates=(0.0, ...)`), and adds
-    up the features that the trained backbone gives them. This is replay from class statistics: no sample is stored,
-    but between the two calls there are `per_class` states of each class.
+    the backbone to its entry, and adds up the features that the trained backbone gives them. This is replay from class
+    statistics: no sample is stored, but between the two calls there are `per_class` states of each class. The entry
+    must be the same place before and after, so the stem has to stay: set `learner.frozen = 1` after the first
+    experience, or make the learner with `rates=(0.0, ...)`. With a stem that goes on training it hardly helps.
 `carry_sums` after training
     Fits a linear map from old to new features on samples at hand, and takes the sums through it. It asks nothing of
     the stem, and knows nothing of where the samples at hand are not.
 
-Neither gives what stored samples would. Both cost accuracy where the sums were not stale in the first place, as when
-all classes come again in every experience, and neither beats a backbone that is left as it is after the first
-experience if that one has features enough (`edgerev bench gas --compensation`). Measure before choosing.
+Where classes come one after another, the first gives nearly what stored samples would, and the second less. Both cost
+accuracy where all classes come again in every experience, for there the sums are hardly stale. And neither has beaten
+a backbone that is left as it is after the first experience: `edgerev bench gas --compensation` measures all of it.
 
 References
 ----------
