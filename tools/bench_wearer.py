@@ -98,7 +98,7 @@ def _channels(x: numpy.ndarray) -> numpy.ndarray:
 def _learner(classes: int, seed: int) -> Learner:
     """Random filters that are never trained, rectified, and averaged over both halves of the window."""
     head = Head(classes, kind="prototype", ridge=1e-3, pool=2, rectify=True)
-    return Learner(Net((WINDOW, 6), Conv1d(FILTERS, LENGTH), (), head), batch=64, seed=seed)
+    return Learner(Net((WINDOW, 6), Conv1d(FILTERS, LENGTH), (), head), batch=8, seed=seed)
 
 
 def _one_wearer(
