@@ -21,6 +21,7 @@ from edgerev.runtime import Runtime
 
 REAL_FORMATS = "fdbBhHiIlLqQ?"
 WHOLE_FORMATS = "bBhHiIlLqQ"
+_WORDS = {False: ("an output of the backbone", "transform"), True: ("an input of the backbone", "invert")}
 
 
 def is_numpy(x: Any) -> bool:
@@ -246,8 +247,7 @@ class Batch:
         """
         import numpy
 
-        *_, last = self.net.stages()
-        shape = self.net.half_shape if entry else last
+        shape = self._state_shape(entry)
         result = numpy.empty((count, *shape[:-1], 2 * shape[-1]))
         most = self.runtime.program.decode_tensor(self.runtime.program.find("state.0@0")).capacity
         for first in range(0, count, most):
@@ -258,39 +258,43 @@ class Batch:
                 result[first : first + n, ..., channels] = state.reshape(n, *shape) * step
         return result
 
-    def fill_state(self, output: Any, first: int, most: int) -> int:
-        """Put outputs of the backbone back into the state; what lies on the grid exactly."""
+    def fill_state(self, given: Any, first: int, most: int, *, entry: bool = False) -> int:
+        """Put outputs of the backbone, or its inputs, back into the state; what lies on the grid exactly."""
         import numpy
 
-        count = min(len(output) - first, most)
+        count = min(len(given) - first, most)
         self.runtime.first_sample = first
-        *_, shape = self.net.stages()
-        for half, (state, step) in enumerate(self.halves(False, count)):
+        shape = self._state_shape(entry)
+        for half, (state, step) in enumerate(self.halves(entry, count)):
             channels = slice(half * shape[-1], (half + 1) * shape[-1])
-            values = (output[first : first + count, ..., channels] / step).reshape(-1)
+            values = (given[first : first + count, ..., channels] / step).reshape(-1)
             if state.dtype.kind == "i":
                 values, limits = numpy.rint(values), numpy.iinfo(state.dtype)
                 if not ((values >= limits.min) & (values <= limits.max)).all():
                     raise DataError(
-                        "invert: an output is not finite or out of the state's range; expected numbers within "
-                        f"+-{limits.max * step:.0f}; pass what transform returned"
+                        f"{_WORDS[entry][0]} is not finite or out of the state's range; expected numbers within "
+                        f"+-{limits.max * step:.0f}; pass what {_WORDS[entry][1]} returned"
                     )
             state[:] = values
         return count
 
-    def check_outputs(self, output: Any) -> Any:
-        """Return outputs of the backbone as a NumPy array of the right shape."""
+    def check_states(self, given: Any, *, entry: bool = False) -> Any:
+        """Return outputs of the backbone, or its inputs, as a NumPy array of the right shape."""
         import numpy
 
-        *_, shape = self.net.stages()
+        shape = self._state_shape(entry)
         shape = (*shape[:-1], 2 * shape[-1])
-        output = numpy.asarray(output)
-        if output.dtype.kind not in "fiu" or output.ndim == 0 or output.shape[1:] != shape or not len(output):
+        given = numpy.asarray(given)
+        if given.dtype.kind not in "fiu" or given.ndim == 0 or given.shape[1:] != shape or not len(given):
             raise DataError(
-                f"invert: {output.dtype} of shape {output.shape}; expected real numbers of shape {_rows(shape)}; pass "
-                "what transform returned"
+                f"{_WORDS[entry][0]}: {given.dtype} of shape {given.shape}; expected real numbers of shape "
+                f"{_rows(shape)}; pass what {_WORDS[entry][1]} returned"
             )
-        return output
+        return given
+
+    def _state_shape(self, entry: bool) -> tuple[int, ...]:
+        *_, last = self.net.stages()
+        return self.net.half_shape if entry else last
 
     def halves(self, entry: bool, n: int) -> list[tuple[Any, float]]:
         """Return both halves of the state of `n` samples as flat arrays, each with the step of its grid."""

@@ -59,7 +59,7 @@ class Bijection:
             Its shape or type is another one, or a number is not finite or out of the state's range.
         """
         self._need_whole()
-        output = self._batch.check_outputs(output)
+        output = self._batch.check_states(output)
         fill = partial(self._batch.fill_state, output)
         return self._batch.states(len(output), fill, ("inverse", "inverse"), entry=True)
 

@@ -101,7 +101,8 @@ class HeadLowering:
         program, half = self.program, self.tensors.states[-1]
         features = self._scratch("expanded", self.net.closed_features)
         context, channels = self._context(train=False), self.net.exit_shape[-1]
-        rows, columns = self.net.cells(expansion.output_shape)
+        sizes = expansion.output_shape[-len(self.net.exit_shape) :]  # without the height of 1 that a signal gets
+        rows, columns = self.net.cells(sizes)
         expansion.prepare(context)
         with self._chunks():
             x = expansion.input(context)

@@ -166,10 +166,35 @@ class Remembering:
     @exclusive
     def remember_step(self, n: int) -> None:
         """Add the `n` samples that lie in the arena's input to the sums of a head in closed form."""
+        self._remember("encode", n)
+
+    @exclusive
+    def remember_states(self, states: Any, y: Any) -> None:
+        """Add samples to the sums by what the backbone makes of its inputs, the stem's outputs; see `remember_many`.
+
+        Parameters
+        ----------
+        states : ``(samples, ...)`` inputs of the backbone, as `encode` and `invert` return them
+        y : ``(samples,)`` class numbers
+
+        Raises
+        ------
+        UsageError, DataError, NumericError
+            As for `remember_many`; and DataError where a state is out of its range.
+        """
+        self._need_sums()
+        states = self._batch.check_states(states, entry=True)
+        targets = self._batch.targets(y, len(states))
+        for first in range(0, len(states), self.schedule.micro_batch):
+            n = self._batch.fill_state(states, first, self.schedule.micro_batch, entry=True)
+            self._batch.target.put(targets, first, n, 1)
+            self._remember("forward", n)
+
+    def _remember(self, start: str, n: int) -> None:
         if self._quantises() and self.runtime.view("ridge.low")[0] > self.runtime.view("ridge.high")[0]:
             raise UsageError("whole features have no range yet; expected one; call calibrate(x) with samples first")
         self._need_whole()
-        self.runtime.run("encode", n, until="forward")
+        self.runtime.run(start, n, until="forward")
         self.runtime.run("ridge_add", n)
         self._stale = True
 
@@ -198,6 +223,40 @@ class Remembering:
         self._need_sums()
         self._solve()
         self.runtime.run("ridge_release", 1)
+
+    @exclusive
+    def replace_sums(self, gram: Any, moments: Any, counts: Any) -> None:
+        """Put other sums in the place of those that are there.
+
+        Parameters
+        ----------
+        gram : ``((features + 1) * (features + 2) / 2,)`` products of features, the last of which is 1: the lower
+            triangle, row by row, as `runtime.view("ridge.gram")` shows it; of the type of the sums, contiguous
+        moments : ``(features + 1, outputs)`` features by class, of the same type
+        counts : ``(outputs,)`` int64 samples of each class
+
+        Raises
+        ------
+        UsageError
+            The head has no sums, or a size or type is another; nothing changed.
+        NumericError
+            The model is not whole.
+        """
+        self._need_sums()
+        self._need_whole()
+        pairs = [
+            (name, self.runtime.view(f"ridge.{name}"), memoryview(values))
+            for name, values in (("gram", gram), ("moments", moments), ("counts", counts))
+        ]
+        for name, view, given in pairs:
+            if given.nbytes != view.nbytes or given.itemsize != view.itemsize or not given.c_contiguous:
+                raise UsageError(
+                    f"{name} of {given.nbytes} bytes, {given.itemsize} each; expected {view.nbytes}, {view.itemsize} "
+                    "each, in one piece; pass what was read from such a head"
+                )
+        for _, view, given in pairs:
+            view.cast("B")[:] = given.cast("B")
+        self._stale = True
 
     @exclusive
     def fade(self, factor: float) -> None:

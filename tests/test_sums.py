@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerev import Dense, Head, Learner, Net, NumericError, UsageError
+from edgerev import Conv1d, Dense, Head, Learner, Net, NumericError, ReLU, UsageError
 
 COUNT = 24
 
@@ -108,3 +108,20 @@ def test_what_comes_too_early_or_too_late():
         made.fade(0.5)
     with pytest.raises(UsageError, match="task"):
         made.task = 1
+
+
+def test_features_of_a_signal_through_random_layers():
+    """The cells of `pool` are along time alone, whatever lies between backbone and sums."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(60, 8, 3)).astype("f4"), np.arange(60) % 3
+    head = Head(3, kind="ridge", pool=2, expansion=(Conv1d(6, 3), ReLU()))
+    made = Learner(Net((8, 3), Conv1d(4, 3), (), head), batch=16)
+    made.remember_many(x, y)
+    state = np.pad(made.transform(x), ((0, 0), (1, 1), (0, 0)))
+    weight, bias = (np.array(made.runtime.view(f"expansion.0.{part}")) for part in ("weight", "bias"))
+    taps = sum(state[:, tap : tap + 8] @ weight.reshape(3, 4, 6)[tap] for tap in range(3)) + bias
+    features = np.maximum(taps, 0).reshape(60, 2, 4, 6).mean(2).reshape(60, 12)
+    size = features.shape[1]
+    np.testing.assert_allclose(
+        np.array(made.runtime.view("ridge.moments")).reshape(size + 1, 3)[:size], features.T @ np.eye(3)[y], atol=1e-4
+    )

@@ -38,11 +38,7 @@ def leave_volunteers_out(
     DataError
         The file is not there.
     """
-    path = Path(folder) / "hmp.npz"
-    if not path.exists():
-        raise DataError(f"{path} is not there; expected the HMP data set as described in {__name__}")
-    with numpy.load(path) as data:
-        x, y, volunteer, recording = _windows(data)
+    x, y, volunteer, recording, _ = load_windows(folder)
     start, right, by_recording = time.perf_counter(), 0, []
     for fold in range(folds):
         held = volunteer % folds == fold
@@ -60,9 +56,25 @@ def leave_volunteers_out(
     }  # fmt: skip
 
 
+def load_windows(folder: str) -> tuple[numpy.ndarray, ...]:
+    """Return windows in g, their labels, volunteers and recordings, and the names of volunteers.
+
+    Short recordings are repeated to one window.
+
+    Raises
+    ------
+    DataError
+        The file is not there.
+    """
+    path = Path(folder) / "hmp.npz"
+    if not path.exists():
+        raise DataError(f"{path} is not there; expected the HMP data set as described in {__name__}")
+    with numpy.load(path) as data:
+        return _windows(data)
+
+
 def _windows(data: Any) -> tuple[numpy.ndarray, ...]:
-    """Return windows in g, their labels, volunteers and recordings; short recordings are repeated to one window."""
-    volunteers = numpy.unique(data["volunteer"], return_inverse=True)[1]
+    names, volunteers = numpy.unique(data["volunteer"], return_inverse=True)
     labels = numpy.unique(data["label"], return_inverse=True)[1]
     samples = data["samples"].astype("f4") * (3.0 / 63) - 1.5  # raw 0..63 is -1.5 g .. 1.5 g
     x, place = [], []
@@ -75,7 +87,7 @@ def _windows(data: Any) -> tuple[numpy.ndarray, ...]:
             x.append(part[start : start + WINDOW])
             place.append(number)
     recording = numpy.array(place)
-    return numpy.stack(x), labels[recording], volunteers[recording], recording
+    return numpy.stack(x), labels[recording], volunteers[recording], recording, names
 
 
 def _train(x: numpy.ndarray, y: numpy.ndarray, classes: int, epochs: int, batch: int, seed: int) -> Learner:

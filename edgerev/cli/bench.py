@@ -15,7 +15,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for prepare in (
         _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
-        _prepare_depth, _prepare_continual, _prepare_gas,
+        _prepare_depth, _prepare_continual, _prepare_gas, _prepare_wearer,
     ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -150,12 +150,27 @@ def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
 def _prepare_gas(benchmarks: Any) -> argparse.ArgumentParser:
     gas = benchmarks.add_parser("gas", help="learn from sensors that age, batch by batch (gas sensor array drift)")
     gas.add_argument("--data", required=True, metavar="DIR", help="folder that holds gas_drift.npz")
-    gas.add_argument("--method", default="prototype", metavar="NAME", help="prototype, random, trained (prototype)")
+    gas.add_argument("--method", metavar="NAME", help="prototype, mapped, random, trained (prototype)")
     gas.add_argument("--width", type=int, default=32, help="features of the net (32)")
     gas.add_argument("--seeds", type=int, default=5, help="runs, each with a seed of its own (5)")
     gas.add_argument("--five", action="store_true", help="leave out toluene")
+    gas.add_argument("--fading", type=float, metavar="FACTOR", help="weight that a batch leaves those before (1)")
+    instead = gas.add_mutually_exclusive_group()
+    instead.add_argument("--prequential", action="store_true", help="test then train, beside frozen and retrained")
+    instead.add_argument("--compensation", action="store_true", help="ways to keep sums true while the net is trained")
     gas.set_defaults(measure=_gas, show="show_plain")
     return gas
+
+
+def _prepare_wearer(benchmarks: Any) -> argparse.ArgumentParser:
+    wearer = benchmarks.add_parser("wearer", help="adapt to a new wearer, with labels and without (HMP data set)")
+    wearer.add_argument("--data", required=True, metavar="DIR", help="folder that holds hmp.npz")
+    wearer.add_argument("--seeds", type=int, default=5, help="runs, each with a seed of its own (5)")
+    wearer.add_argument(
+        "--validate", action="store_true", help="measure on wearers with few recordings, for choosing settings"
+    )
+    wearer.set_defaults(measure=_wearer, show="show_rows")
+    return wearer
 
 
 def _inverse(args: argparse.Namespace) -> dict[str, Any]:
@@ -227,12 +242,35 @@ def _continual(args: argparse.Namespace) -> dict[str, Any]:
 
 def _gas(args: argparse.Namespace) -> dict[str, Any]:
     from edgerev.numbers import whole
-    from edgerev.tools.bench_gas import gas_figures
 
-    return gas_figures(
-        args.data, method=args.method, width=whole("width", args.width, 2, 4096),
-        seeds=whole("seeds", args.seeds, 1, 1000), five=args.five,
-    )
+    width, seeds = whole("width", args.width, 2, 4096), whole("seeds", args.seeds, 1, 1000)
+    if not (args.prequential or args.compensation):
+        from edgerev.tools.bench_gas import gas_figures
+
+        return gas_figures(
+            args.data, method=args.method or "prototype", width=width, seeds=seeds, five=args.five,
+            fading=1.0 if args.fading is None else args.fading,
+        )
+    if args.method or args.five or args.fading is not None:
+        raise UsageError(
+            "--prequential and --compensation compare methods of their own; expected none of --method, --five and "
+            "--fading; leave them out"
+        )
+    args.show = "show_rows"
+    if args.prequential:
+        from edgerev.tools.bench_prequential import prequential_figures
+
+        return prequential_figures(args.data, seeds=seeds, width=width)
+    from edgerev.tools.bench_compensation import compensation_figures
+
+    return compensation_figures(args.data, width=width, seeds=seeds)
+
+
+def _wearer(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.numbers import whole
+    from edgerev.tools.bench_wearer import wearer_figures
+
+    return wearer_figures(args.data, seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate)
 
 
 def _check_plot(args: argparse.Namespace) -> None:

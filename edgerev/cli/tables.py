@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+BY = {"by_batch": "batches", "by_wearer": "wearers"}  # a list in rows, and what its columns are called
+
 Column = tuple[str, Callable[[dict[str, Any]], str]]  # heading, and what a row shows below it
 
 
@@ -19,7 +21,7 @@ def table(columns: Sequence[Column], rows: Sequence[dict[str, Any]]) -> list[str
 
 
 def _is_number(cell: str) -> bool:
-    return cell == "-" or cell.replace(",", "").replace(".", "").rstrip("%").isdigit()
+    return cell == "-" or cell.removeprefix("-").replace(",", "").replace(".", "").rstrip("%").isdigit()
 
 
 def number(name: str, form: str = ".3f") -> Callable[[dict[str, Any]], str]:
@@ -46,6 +48,25 @@ def show_plain(figures: dict[str, Any]) -> None:
     """Print a line for each figure."""
     for name, value in figures.items():
         print(f"{name:<28} {value}")
+
+
+def show_rows(figures: dict[str, Any]) -> None:
+    """Print the figures that are for all rows, then the rows: a column for each value, several for a list."""
+    show_plain({name: value for name, value in figures.items() if name != "rows"})
+    columns: list[Column] = []
+    for name, value in figures["rows"][0].items():
+        if isinstance(value, list):
+            headings = figures.get(BY.get(name, ""), range(len(value)))
+            columns += [(str(heading), _item(name, place)) for place, heading in enumerate(headings)]
+        elif isinstance(value, str):
+            columns.append((name.replace("_", " "), text(name)))
+        else:
+            columns.append((name.replace("_", " "), number(name, ".1f")))
+    print("\n" + "\n".join(table(columns, figures["rows"])))
+
+
+def _item(name: str, place: int) -> Callable[[dict[str, Any]], str]:
+    return lambda row: format(row[name][place], ".1f")
 
 
 def show_continual(figures: dict[str, Any]) -> None:
