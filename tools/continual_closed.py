@@ -41,7 +41,7 @@ class ClosedForm(Method):
         self.learner = Learner(net, batch=64, seed=self.seed, augment=Augment(crop=CROP))
 
     def _layers(self, settings: dict[str, Any]) -> tuple[Layer, tuple, tuple[Layer, ...]]:
-        stem, wide = settings["stem"], settings.get("channels")
+        stem, wide = settings["stem"], settings.get("channels", 0)
         if settings["method"] == "random-stem":
             return Conv2d(stem, 5), (), ()
         if settings["method"] == "random-layers":
