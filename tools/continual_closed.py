@@ -78,10 +78,14 @@ class ClosedForm(Method):
         """Bytes kept for learning and remembering: those of training glyphs, or of sums, which come after it."""
         return max(super().state_bytes, self._pretext_bytes)
 
-    def predict(self, x: numpy.ndarray, task: int) -> numpy.ndarray:
+    def scores(self, x: numpy.ndarray) -> numpy.ndarray:
+        """Return a score of each sample for each column."""
         shifts = SHIFTS if self.settings.get("shifts") else SHIFTS[:1]
-        scores = sum(self.learner.predict_proba_many(numpy.roll(x, shift, (1, 2))) for shift in shifts)
-        scores = scores[:, : self.columns]
+        scores = [self.learner.predict_proba_many(numpy.roll(x, shift, (1, 2))) for shift in shifts]
+        return numpy.sum(scores, 0)
+
+    def predict(self, x: numpy.ndarray, task: int) -> numpy.ndarray:
+        scores = self.scores(x)
         if self.stream.setting == "task":
             scores = scores[:, task * self.stream.outputs : (task + 1) * self.stream.outputs]
         return scores.argmax(1) % self.stream.outputs
