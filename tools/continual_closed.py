@@ -16,6 +16,7 @@ from edgerev.tools.continual_base import Method
 
 CROP = 2  # pixels at each side that the net does not see, unless an image is shifted
 STEPS_AT_ONCE = 10  # of training, from one call
+RANGED = 3000  # glyphs from which the range of features is taken, besides the first experience
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))  # of an image whose answers are averaged
 
 
@@ -53,14 +54,17 @@ class ClosedForm(Method):
         if experience.task == 0:
             self.learner.set_standardisation([x.mean()], [1 / x.std()])
             if "glyphs" in self.settings:
-                self._train(x)
+                glyphs = Glyphs(x, self.settings["glyphs"], self.seed)
+                if self.settings["trained"]:
+                    self._train(glyphs)
+                self.learner.calibrate(glyphs.draw(RANGED)[0])  # strokes of classes to come are in other places
             self.learner.calibrate(x)
         first = 0 if self.stream.setting == "class" else experience.task * self.stream.outputs
         self.learner.remember_many(x, first + y)
 
-    def _train(self, x: numpy.ndarray) -> None:
+    def _train(self, glyphs: Glyphs) -> None:
         """Train the backbone to tell glyphs apart."""
-        settings, glyphs = self.settings, Glyphs(x, self.settings["glyphs"], self.seed)
+        settings = self.settings
         head = Head(settings["glyphs"], pool=settings["pool"], rectify=True)
         trainee = Learner(
             self.learner.net.replace(head=head), optimizer=AdamW(settings["rate"]), batch=settings["batch"],
