@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgerev.batch import Batch
-from edgerev.errors import NumericError
+from edgerev.errors import NumericError, UsageError
 from edgerev.exclusive import exclusive
+from edgerev.program import Region
+from edgerev.runtime import Runtime
+
+if TYPE_CHECKING:
+    from edgerev.learner import Learner
+    from edgerev.net import Net
 
 
 class Bijection:
     """Part of `edgerev.learner.Learner`, which sets the attributes."""
 
+    net: Net
+    runtime: Runtime
     _batch: Batch
     _torn: bool
+    _remembers: Callable[[], bool]
 
     def _need_whole(self) -> None:
         if self._torn:
@@ -68,3 +78,37 @@ class Bijection:
         samples = self._batch.samples(x)
         fill = partial(self._batch.fill, samples, None)
         return self._batch.states(samples.size, fill, ("encode", last), entry=last == "encode")
+
+    @exclusive
+    def take_backbone(self, other: Learner) -> None:
+        """Take standardisation, stem and backbone of another learner, whose net may have another head.
+
+        So a backbone is trained with one head, and kept with another. What the optimizer keeps is not taken.
+
+        Parameters
+        ----------
+        other : a learner that no other thread uses meanwhile
+
+        Raises
+        ------
+        UsageError
+            The nets differ in more than the head, have adapters for other numbers of tasks, or this learner's sums
+            have samples, whose features would be others. Nothing changed.
+        NumericError
+            A failed step left one of the models half updated.
+        """
+        self._need_whole()
+        other._need_whole()
+        if self.net.replace(head=other.net.head) != other.net:
+            raise UsageError("the nets differ in more than the head; expected the same input, stem, backbone and state")
+        if self.net.head.closed_form and self._remembers():
+            raise UsageError("the sums have samples of other features; expected none; call forget() first")
+        views = [
+            (self.runtime.view(name), other.runtime.view(name))
+            for name, region in zip(self.runtime.program.names, self.runtime.program.regions)
+            if region is Region.PARAMETERS and name.startswith(("input.", "stem.", "block"))
+        ]
+        if any(len(own) != len(their) for own, their in views):
+            raise UsageError("the nets have adapters for different numbers of tasks; expected as many; change a head")
+        for own, their in views:
+            own[:] = their

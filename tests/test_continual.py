@@ -32,7 +32,8 @@ def quick(monkeypatch):
 
     def short(method):
         settings = committed(method)
-        return settings | {"epochs": min(settings.get("epochs", 1), 3), "stored": 40, "samples": 20, "batch": 16}
+        epochs, steps = (min(settings.get(name, 1), most) for name, most in (("epochs", 3), ("steps", 40)))
+        return settings | {"epochs": epochs, "steps": steps, "stored": 40, "samples": 20, "batch": 16}
 
     monkeypatch.setattr(bench_continual, "settings_of", short)
 

@@ -14,7 +14,8 @@ from edgerev.tools.continual_tasks import TaskAdapters, TaskRidge
 
 METHODS: dict[str, type[Method]] = {
     "task-ridge": TaskRidge, "adapters": TaskAdapters,
-    "ridge": ClosedForm, "ridge-random": ClosedForm, "random-stem": ClosedForm, "random-layers": ClosedForm,
+    "ridge": ClosedForm, "ridge-random": ClosedForm, "ridge-small": ClosedForm, "random-stem": ClosedForm,
+    "random-layers": ClosedForm,
     "fine-tuning": Gradient, "si": Gradient, "ewc": Gradient, "replay": Memory, "gdumb": Memory, "joint": Joint,
 }
 
