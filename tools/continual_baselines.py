@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
+
 import numpy
 
+from edgerev import MeanSquaredError
+from edgerev.contents import KeptTensors
 from edgerev.continual.scenarios import Experience
+from edgerev.continual.sizes import model_bytes, state_bytes
 from edgerev.tools.continual_gradient import Gradient
 
 
@@ -97,3 +102,68 @@ class Joint(Gradient):
             for task, x, y in self.parts:
                 self._select(task)
                 self._epochs(x, y, 1)
+
+
+class Distilled(Gradient):
+    """Baseline: learning without forgetting: a copy of the old model says what to go on answering on new samples.
+
+    The loss is the new targets' cross-entropy by 1 / experiences so far, and for the rest ``temperature ** 2`` times
+    the cross-entropy of the softened answers with those of the copy: a mean over the heads of earlier tasks; in the
+    class setting over all classes so far, the new ones with a target of 0 (van de Ven and Tolias). A squared error
+    carries its gradient g: that of the mean of (z - target)^2 over m outputs is g where the target is z - m g / 2.
+
+    References
+    ----------
+    Li and Hoiem 2016, "Learning without forgetting", eq. 2 to 4; van de Ven, Tolias 2019, "Three scenarios for
+    continual learning", appendix A.
+    """
+
+    def setup(self) -> None:
+        self.learner, self.old = self._made(loss=MeanSquaredError()), self._made(loss=MeanSquaredError())
+        self.known: list[list[int]] = []  # outputs that the old model has learned, by heads
+
+    @property
+    def state_bytes(self) -> int:
+        return state_bytes(self.learner) + model_bytes(self.old)
+
+    def learn(self, experience: Experience, x: numpy.ndarray, y: numpy.ndarray) -> None:
+        for (*_, old), (*_, new) in zip(KeptTensors(self.old.runtime), KeptTensors(self.learner.runtime)):
+            old[:] = new
+        flat, size, outputs = x.reshape(len(x), -1), self.settings["batch"], self._outputs(experience)
+        remembered, share = self.old.predict_proba_many(flat), 1 / (experience.task + 1)
+        hard = numpy.eye(remembered.shape[1], dtype="f4")[y + self._first(experience.task)]
+        soft, heat = numpy.zeros_like(remembered), self.settings["temperature"]
+        for head in self.known:
+            soft[:, head] = _softmax(remembered[:, head] / heat)
+        heads = self.known if self.stream.setting == "task" else [outputs][: len(self.known)]
+        for _ in range(self.settings["epochs"]):
+            order = self.random.permutation(len(x))
+            for chosen in (order[first : first + size] for first in range(0, len(x), size)):
+                z = self.learner.predict_proba_many(flat[chosen])
+                slope = numpy.zeros_like(z)
+                slope[:, outputs] = share * (_softmax(z[:, outputs]) - hard[chosen][:, outputs])
+                for head in heads:
+                    gap = _softmax(z[:, head] / heat) - soft[chosen][:, head]
+                    slope[:, head] += (1 - share) * heat / len(heads) * gap
+                self.learner.learn_many(flat[chosen], z - z.shape[1] / 2 * slope)
+        self.known = [*self.known, outputs] if self.stream.setting == "task" else [outputs]
+
+    def _first(self, task: int) -> int:
+        return task * self.stream.outputs if self.stream.setting == "task" else 0
+
+    def _outputs(self, experience: Experience) -> list[int]:
+        """Return the outputs that an experience's samples may have: in the class setting all that were seen so far."""
+        if self.stream.setting == "class":
+            return sorted({*experience.classes, *itertools.chain(*self.known)})
+        first = self._first(experience.task)
+        return list(range(first, first + self.stream.outputs))
+
+    def predict(self, x: numpy.ndarray, task: int) -> numpy.ndarray:
+        outputs = numpy.array(self.known[task if self.stream.setting == "task" else 0])
+        values = self.learner.predict_proba_many(x.reshape(len(x), -1))
+        return outputs[values[:, outputs].argmax(1)] - self._first(task)
+
+
+def _softmax(z: numpy.ndarray) -> numpy.ndarray:
+    shares = numpy.exp(z - z.max(1, keepdims=True))
+    return shares / shares.sum(1, keepdims=True)

@@ -138,6 +138,7 @@ def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
     continual.add_argument(
         "--validate", action="store_true", help="measure on held-out training data, for choosing settings"
     )
+    continual.add_argument("--torch", metavar="PYTHON", help="Python of an environment with torch, for plain twins")
     continual.set_defaults(measure=_continual, show="show_continual")
     return continual
 
@@ -212,7 +213,7 @@ def _continual(args: argparse.Namespace) -> dict[str, Any]:
 
     return continual_figures(
         args.data, scenario=args.scenario, setting=args.setting, method=args.method,
-        seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate,
+        seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate, torch=args.torch,
     )
 
 
