@@ -78,7 +78,8 @@ def _one_seed(job: tuple[str, str, str, str, int, bool], torch: str | None = Non
     data, scenario, setting, method, seed, validate = job
     (x, y), (test_x, test_y) = _arrays(data, validate)
     stream, experiences = _plan(scenario, setting, x.shape[1:], y, test_y, seed)
-    settings = settings_of(method) | {"torch": torch}
+    settings = settings_of(method)
+    settings |= settings.get(scenario, {}) | {"torch": torch}
     runner = METHODS[method](stream, settings, seed)
     matrix = []
     for experience in experiences:
