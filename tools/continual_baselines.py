@@ -130,23 +130,26 @@ class Distilled(Gradient):
         for (*_, old), (*_, new) in zip(KeptTensors(self.old.runtime), KeptTensors(self.learner.runtime)):
             old[:] = new
         flat, size, outputs = x.reshape(len(x), -1), self.settings["batch"], self._outputs(experience)
-        remembered, share = self.old.predict_proba_many(flat), 1 / (experience.task + 1)
-        hard = numpy.eye(remembered.shape[1], dtype="f4")[y + self._first(experience.task)]
-        soft, heat = numpy.zeros_like(remembered), self.settings["temperature"]
-        for head in self.known:
-            soft[:, head] = _softmax(remembered[:, head] / heat)
-        heads = self.known if self.stream.setting == "task" else [outputs][: len(self.known)]
+        share, first_output = 1 / (experience.task + 1), self._first(experience.task)
         for _ in range(self.settings["epochs"]):
             order = self.random.permutation(len(x))
-            for chosen in (order[first : first + size] for first in range(0, len(x), size)):
-                z = self.learner.predict_proba_many(flat[chosen])
-                slope = numpy.zeros_like(z)
-                slope[:, outputs] = share * (_softmax(z[:, outputs]) - hard[chosen][:, outputs])
-                for head in heads:
-                    gap = _softmax(z[:, head] / heat) - soft[chosen][:, head]
-                    slope[:, head] += (1 - share) * heat / len(heads) * gap
+            for first in range(0, len(x), size):
+                chosen = order[first : first + size]
+                z, old = (one.predict_proba_many(flat[chosen]) for one in (self.learner, self.old))
+                slope = share * _slope(z, numpy.eye(z.shape[1], dtype="f4")[first_output + y[chosen]], outputs)
+                slope += (1 - share) * self._distillation(z, old, outputs)
                 self.learner.learn_many(flat[chosen], z - z.shape[1] / 2 * slope)
         self.known = [*self.known, outputs] if self.stream.setting == "task" else [outputs]
+
+    def _distillation(self, z: numpy.ndarray, old: numpy.ndarray, outputs: list[int]) -> numpy.ndarray:
+        """Return the gradient of the part of the loss that holds softened answers where they were."""
+        total, heat = numpy.zeros_like(z), self.settings["temperature"]
+        for head in self.known:
+            target = numpy.zeros_like(z)
+            target[:, head] = _softmax(old[:, head] / heat)
+            learned = head if self.stream.setting == "task" else outputs
+            total += heat / len(self.known) * _slope(z / heat, target, learned)
+        return total
 
     def _first(self, task: int) -> int:
         return task * self.stream.outputs if self.stream.setting == "task" else 0
@@ -162,6 +165,13 @@ class Distilled(Gradient):
         outputs = numpy.array(self.known[task if self.stream.setting == "task" else 0])
         values = self.learner.predict_proba_many(x.reshape(len(x), -1))
         return outputs[values[:, outputs].argmax(1)] - self._first(task)
+
+
+def _slope(z: numpy.ndarray, target: numpy.ndarray, outputs: list[int]) -> numpy.ndarray:
+    """Return the gradient of the cross-entropy of some outputs."""
+    slope = numpy.zeros_like(z)
+    slope[:, outputs] = _softmax(z[:, outputs]) - target[:, outputs]
+    return slope
 
 
 def _softmax(z: numpy.ndarray) -> numpy.ndarray:
