@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import numpy
 
@@ -19,7 +20,7 @@ class Memory(Gradient):
     def setup(self) -> None:
         super().setup()
         self.kept: list[tuple[numpy.ndarray, int, int]] = []
-        self.seen = 0
+        self.seen, self.counts = 0, Counter[tuple[int, int]]()  # by task and target, if greedy
 
     @property
     def stored_sample_bytes(self) -> int:
@@ -55,13 +56,15 @@ class Memory(Gradient):
         most, self.seen = self.settings["stored"], self.seen + 1
         if len(self.kept) < most:
             self.kept.append((x, y, task))
+            self.counts[task, y] += 1
             return
         if greedy:
-            labels = [(t, c) for _, c, t in self.kept]
-            counts = {label: labels.count(label) for label in set(labels)}
-            largest = max(counts, key=lambda label: counts[label])
-            if counts.get((task, y), 0) < counts[largest]:
+            if self.counts[task, y] < max(self.counts.values()):
+                labels = [(t, c) for _, c, t in self.kept]
+                largest = max(set(labels), key=lambda label: self.counts[label])
                 self.kept[labels.index(largest)] = (x, y, task)
+                self.counts[largest] -= 1
+                self.counts[task, y] += 1
             return
         place = int(self.random.integers(self.seen))
         if place < most:
