@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from concurrent.futures import ProcessPoolExecutor
+from functools import partial
 from multiprocessing import get_context
 from typing import Any
 
@@ -14,18 +15,22 @@ from edgerev.continual.metrics import average_accuracy, forgetting, over_seeds
 from edgerev.continual.scenarios import SETTINGS, Experience, permuted, rotated, split
 from edgerev.data import Records, open_dataset
 from edgerev.errors import DataError, UsageError
+from edgerev.tools.bench_peers import check_python
 from edgerev.tools.continual_base import Stream
 from edgerev.tools.continual_methods import METHODS, settings_of
+from edgerev.tools.continual_twin import PlainFineTuning, memory_figures
 from edgerev.tools.plotting import plotter
 
 SCENARIOS = ("split", "permuted", "rotated")
 SEEN_AGAIN = 10  # experiences of all samples, permuted or rotated
 HALF_TURN = 180.0
+AT_THE_END = ("gdumb", "joint", "plain-joint")  # these learn all at once, so nothing is forgotten
 HELD_OUT = 10_000  # last training samples, for choosing settings
 
 
 def continual_figures(
-    data: str, *, scenario: str, setting: str, method: str, seeds: int, validate: bool = False
+    data: str, *, scenario: str, setting: str, method: str, seeds: int, validate: bool = False,
+    torch: str | None = None,
 ) -> dict[str, Any]:
     """Return accuracy, forgetting and bytes of one method on one stream: means over seeds, with their deviation.
 
@@ -36,6 +41,7 @@ def continual_figures(
     setting : "task", "domain" or "class"
     method : one of `edgerev.tools.continual_methods.METHODS`
     validate : whether to measure on the last `HELD_OUT` training samples, and to train on those before
+    torch : Python of an environment with torch, in which plain twins train
     """
     scenario = scenario.removesuffix("-mnist")
     for name, value, known in (
@@ -45,23 +51,31 @@ def continual_figures(
             raise UsageError(f"{name} {value!r}: expected one of {', '.join(known)}; change it")
     if scenario != "split" and setting == "class":
         raise UsageError(f"setting class: {scenario} inputs keep their classes; expected domain or task; change it")
+    plain = issubclass(METHODS[method], PlainFineTuning)
+    if plain:
+        if torch is None:
+            raise UsageError(f"method {method!r} trains in torch; expected an environment that has it; add --torch")
+        check_python(torch)
     start = time.perf_counter()
     jobs = [(data, scenario, setting, method, seed, validate) for seed in range(seeds)]
     open_dataset(data)  # converted once, not by each process
     workers = min(seeds, len(os.sched_getaffinity(0)))
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        found = list(pool.map(_one_seed, jobs))
+        found = list(pool.map(partial(_one_seed, torch=torch), jobs))
     accuracy = over_seeds([100 * average_accuracy(one["matrix"]) for one in found])
-    return {
+    figures = {
         "scenario": scenario, "setting": setting, "method": method, "seeds": seeds,
         "measured_on": "held-out training data" if validate else "test data",
         "accuracy": accuracy.mean, "accuracy_std": accuracy.deviation,
-        "forgetting": 100 * over_seeds([forgetting(one["matrix"]) for one in found]).mean,
+        "forgetting": None if method in AT_THE_END else 100 * over_seeds([forgetting(m["matrix"]) for m in found]).mean,
         "accuracies": [100 * average_accuracy(one["matrix"]) for one in found],
         "matrix": numpy.mean([one["matrix"] for one in found], 0).tolist(),
         "state_bytes": found[0]["state_bytes"], "stored_sample_bytes": found[0]["stored_sample_bytes"],
         "arena_bytes": found[0]["arena_bytes"], "seconds": round(time.perf_counter() - start, 1),
     }
+    if plain:
+        figures["memory"] = memory_figures(found[0]["stream"], settings_of(method) | {"torch": torch})
+    return figures
 
 
 def plot_matrix(figures: dict[str, Any], path: str) -> None:
@@ -98,11 +112,12 @@ def plot_matrix(figures: dict[str, Any], path: str) -> None:
     figure.savefig(path, format="svg")
 
 
-def _one_seed(job: tuple[str, str, str, str, int, bool]) -> dict[str, Any]:
+def _one_seed(job: tuple[str, str, str, str, int, bool], torch: str | None = None) -> dict[str, Any]:
     data, scenario, setting, method, seed, validate = job
     (x, y), (test_x, test_y) = _arrays(data, validate)
     stream, experiences = _plan(scenario, setting, x.shape[1:], y, test_y, seed)
     settings = settings_of(method)
+    settings |= settings.get(scenario, {}) | {"torch": torch}
     runner = METHODS[method](stream, settings, seed)
     matrix = []
     for experience in experiences:
@@ -110,13 +125,13 @@ def _one_seed(job: tuple[str, str, str, str, int, bool]) -> dict[str, Any]:
         runner.learn(experience, _shown(experience, x[learned]), _targets(experience, y[learned]))
         if experience is experiences[-1]:
             runner.finish()
-        if method in ("joint", "gdumb") and experience is not experiences[-1]:
-            matrix.append([0.0] * len(experiences))  # they learn at the end
+        if method in AT_THE_END and experience is not experiences[-1]:
+            matrix.append([0.0] * len(experiences))
             continue
         matrix.append([_accuracy(runner, other, test_x, test_y, experience.task) for other in experiences])
     return {
         "matrix": matrix, "state_bytes": runner.state_bytes, "stored_sample_bytes": runner.stored_sample_bytes,
-        "arena_bytes": runner.learner.plan.arena_bytes,
+        "arena_bytes": runner.arena_bytes, "stream": runner.stream,
     }
 
 

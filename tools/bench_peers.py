@@ -58,9 +58,13 @@ class Worker:
 
     def burst(self, seconds: float) -> dict[str, Any]:
         """Return `step_ms` and `peak_rss_bytes` after a burst of steps."""
+        return self.ask(str(seconds))
+
+    def ask(self, line: str) -> dict[str, Any]:
+        """Return the answer to a line."""
         assert self._process.stdin is not None
         try:
-            self._process.stdin.write(f"{seconds}\n")
+            self._process.stdin.write(line + "\n")
             self._process.stdin.flush()
         except BrokenPipeError:
             pass  # it has ended; `_answer` says so
@@ -105,8 +109,7 @@ def peers_figures(
     """
     check_rounds(rounds, seconds)
     for python in filter(None, (torch, ort)):
-        if not os.access(python, os.X_OK) or os.path.isdir(python):
-            raise UsageError(f"{python} cannot be run; expected the Python of an environment, such as env/bin/python")
+        check_python(python)
     folder = graphs or str(cache_folder() / "peers")
     times: dict[tuple[str, int], dict[str, list[dict[str, Any]]]] = {}
     for net, batch in rows:
@@ -125,6 +128,12 @@ def peers_figures(
         "rounds": rounds, "seconds": seconds, "processors": len(os.sched_getaffinity(0)), "rows": ratio_rows(times),
         "threads": speedup_rows(threads),
     }  # fmt: skip
+
+
+def check_python(python: str) -> None:
+    """Refuse what is no program, by a UsageError."""
+    if not os.access(python, os.X_OK) or os.path.isdir(python):
+        raise UsageError(f"{python} cannot be run; expected the Python of an environment, such as env/bin/python")
 
 
 def ratio_rows(times: Mapping[tuple[str, int], Mapping[str, Sequence[Mapping[str, Any]]]]) -> list[dict[str, Any]]:

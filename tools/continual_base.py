@@ -57,6 +57,11 @@ class Method:
         return state_bytes(self.learner)
 
     @property
+    def arena_bytes(self) -> int:
+        """Bytes of the one allocation that training takes."""
+        return self.learner.plan.arena_bytes
+
+    @property
     def stored_sample_bytes(self) -> int:
         """Bytes of stored samples."""
         return 0

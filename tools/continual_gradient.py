@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy
 
 from edgerev import EWC, AdamW, Block, Dense, Head, Learner, Net, ReLU, SynapticIntelligence
@@ -13,15 +15,18 @@ class Gradient(Method):
     """A reversible net of dense layers that goes on learning, with or without consolidation."""
 
     def setup(self) -> None:
+        self.learner = self._made()
+
+    def _made(self, **options: Any) -> Learner:
+        """Return a new learner; `options` go to it."""
         stream, settings = self.stream, self.settings
         tasks = stream.experiences if stream.setting == "task" else 1
         size, half = int(numpy.prod(stream.shape)), settings.get("width", 400) // 2
-        net = Net(
-            (size,), Dense(2 * half), (Block((ReLU(), Dense(half))),), Head(stream.outputs, rectify=True, tasks=tasks)
-        )
-        self.learner = Learner(
+        blocks = Block((ReLU(), Dense(half)), repeat=settings.get("blocks", 1))
+        net = Net((size,), Dense(2 * half), (blocks,), Head(stream.outputs, rectify=True, tasks=tasks))
+        return Learner(
             net, optimizer=AdamW(settings["rate"], weight_decay=0.0), batch=settings["batch"], seed=self.seed,
-            consolidation=self._consolidation(),
+            consolidation=self._consolidation(), **options,
         )
 
     def _consolidation(self) -> SynapticIntelligence | EWC | None:
@@ -38,7 +43,13 @@ class Gradient(Method):
             self.learner.consolidate()
         elif self.settings["method"] == "ewc":
             chosen = self.random.choice(len(x), min(len(x), self.settings["samples"]), replace=False)
-            self.learner.consolidate(flat[chosen], y[chosen])
+            self.learner.consolidate(flat[chosen], self._drawn(flat[chosen]))
+
+    def _drawn(self, x: numpy.ndarray) -> numpy.ndarray:
+        """Return a target for each sample, drawn from the probabilities that the model gives it."""
+        first = (self.learner.task or 0) * self.stream.outputs
+        sums = self.learner.predict_proba_many(x)[:, first : first + self.stream.outputs].cumsum(1)
+        return (sums < self.random.uniform(0, sums[:, -1:], (len(x), 1))).sum(1)
 
     def _select(self, task: int) -> None:
         if self.stream.setting == "task":

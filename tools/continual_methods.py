@@ -7,16 +7,18 @@ from typing import Any
 
 from edgerev.config import tomllib
 from edgerev.tools.continual_base import Method
-from edgerev.tools.continual_baselines import Joint, Memory
+from edgerev.tools.continual_baselines import Distilled, Joint, Memory
 from edgerev.tools.continual_closed import ClosedForm
 from edgerev.tools.continual_gradient import Gradient
 from edgerev.tools.continual_tasks import TaskAdapters, TaskRidge
+from edgerev.tools.continual_twin import PlainFineTuning, PlainJoint
 
 METHODS: dict[str, type[Method]] = {
     "task-ridge": TaskRidge, "adapters": TaskAdapters,
     "ridge": ClosedForm, "ridge-random": ClosedForm, "ridge-small": ClosedForm, "random-stem": ClosedForm,
     "random-layers": ClosedForm,
     "fine-tuning": Gradient, "si": Gradient, "ewc": Gradient, "replay": Memory, "gdumb": Memory, "joint": Joint,
+    "lwf": Distilled, "plain-fine-tuning": PlainFineTuning, "plain-joint": PlainJoint,
 }
 
 

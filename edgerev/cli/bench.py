@@ -143,6 +143,7 @@ def _prepare_continual(benchmarks: Any) -> argparse.ArgumentParser:
         "--validate", action="store_true", help="measure on held-out training data, for choosing settings"
     )
     _plot(continual, "the accuracy matrix")
+    continual.add_argument("--torch", metavar="PYTHON", help="Python of an environment with torch, for plain twins")
     continual.set_defaults(measure=_continual, show="show_continual")
     return continual
 
@@ -233,7 +234,7 @@ def _continual(args: argparse.Namespace) -> dict[str, Any]:
     _check_plot(args)
     figures = continual_figures(
         args.data, scenario=args.scenario, setting=args.setting, method=args.method,
-        seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate,
+        seeds=whole("seeds", args.seeds, 1, 1000), validate=args.validate, torch=args.torch,
     )
     if args.plot:
         plot_matrix(figures, args.plot)

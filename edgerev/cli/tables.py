@@ -71,7 +71,9 @@ def _item(name: str, place: int) -> Callable[[dict[str, Any]], str]:
 
 def show_continual(figures: dict[str, Any]) -> None:
     """Print the figures of a stream, and the accuracy on each experience (columns) after each one (rows)."""
-    show_plain({name: value for name, value in figures.items() if name != "matrix"})
+    show_plain({name: value for name, value in figures.items() if name not in ("matrix", "memory")})
+    for depth in figures.get("memory", ()):
+        print("memory " + ", ".join(f"{name} {value}" for name, value in depth.items()))
     for row, accuracies in enumerate(figures["matrix"]):
         print(f"after {row + 1:<3}" + " ".join(f"{100 * value:6.2f}" for value in accuracies[: row + 1]))
 
