@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from edgerev.errors import ConfigError, UsageError
-from edgerev.layers import LAYERS, Shape
+from edgerev.layers import LAYERS, layer_from_dict, Shape
 from edgerev.losses import LOSSES
 from edgerev.net import Head, Net
 from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY
@@ -180,7 +180,7 @@ class Config(_Strict):
         else:
             parts = table.model_dump(include={"stem", "backbone"}, exclude_none=True)
             net = Net.from_dict({"input_shape": shape, "head": {"outputs": outputs}, "state": table.state, **parts})
-        expansion = tuple(_make(LAYERS[layer.layer], layer) for layer in table.expansion)
+        expansion = tuple(map(layer_from_dict, table.model_dump()["expansion"]))
         head = Head(
             outputs, table.pool or net.head.pool, table.head, table.ridge or net.head.ridge, sums=table.sums,
             rectify=table.rectify, expansion=expansion,
