@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model, field_validator, model_validator
 
 from edgerev.errors import ConfigError, UsageError
-from edgerev.layers import LAYERS, layer_from_dict, Shape
+from edgerev.layers import LAYERS, Shape, layer_from_dict
 from edgerev.losses import LOSSES
 from edgerev.net import Head, Net
 from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY
