@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 # What edgerev_interface() of a compiled library returns. It goes up whenever the meaning of rows or tables changes, so
 # that kernels of another version are refused instead of misreading a program; tests/test_targets.py watches that.
-INTERFACE = 2
+INTERFACE = 3
 
 RUN_SYMBOL, INTERFACE_SYMBOL = "edgerev_run", "edgerev_interface"  # the functions of compiled kernels
 ALIGNMENT = 64  # bytes; a cache line, and the widest vector

@@ -28,7 +28,7 @@ extern "C" {
 #endif
 
 enum { /* those of edgerev's Python (kernels/layout.py) */
-    EDGEREV_INTERFACE = 2, /* of this header; files and library must have the same */
+    EDGEREV_INTERFACE = 3, /* of this header; files and library must have the same */
     EDGEREV_ALIGNMENT = 64,
     EDGEREV_MAX_THREADS = 16,
     EDGEREV_ROW = 26, /* numbers in a row of the program, */
