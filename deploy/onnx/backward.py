@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from edgerev.deploy.onnx.forward import canonical, gelu_inner, grouped, raised, reshape, spatial
+from edgerev.deploy.onnx.forward import canonical, gelu_inner, grouped, positive, raised, reshape, spatial
 from edgerev.deploy.onnx.parameters import kernel_rank
 from edgerev.kernels.layout import Activation, NormKind, Op
 
@@ -61,16 +61,15 @@ def depthwise_wgrad(call: Call) -> None:
 
 
 def activation_grad(call: Call) -> None:
-    x, dy, graph, one = call.read("x"), call.read("dy"), call.graph, call.graph.constant(1)
+    x, one = call.read("x"), call.graph.constant(1)
     if call["kind"] == Activation.RELU:
-        zero = graph.constant(0)
-        return call.write("dx", call.add("Where", call.add("Greater", x, zero), dy, zero))
-    if call["kind"] == Activation.SILU:
+        slope = positive(call, x)
+    elif call["kind"] == Activation.SILU:
         s = call.add("Sigmoid", x)
         slope = call.add("Mul", s, call.add("Add", one, call.add("Mul", x, call.add("Sub", one, s))))
     else:
         slope = _gelu_slope(call, x, one)
-    return call.write("dx", call.add("Mul", slope, dy))
+    call.write("dx", call.add("Mul", slope, call.read("dy")))
 
 
 def _gelu_slope(call: Call, x: str, one: str) -> str:

@@ -77,6 +77,11 @@ def product(call: Call, x: str, w: str) -> str:
     return lowered(call, y, axes, own)
 
 
+def positive(call: Call, x: str) -> str:
+    """Return 1 where x is positive, else 0; faster than a Where."""
+    return call.add("Sign", call.add("Relu", x))
+
+
 def convolution(call: Call, weights: str) -> None:
     y = product(call, call.read("x"), call.read(weights))
     if call["add"]:
@@ -84,7 +89,7 @@ def convolution(call: Call, weights: str) -> None:
     if call["relu"]:
         y = call.add("Relu", y)
     if call.has("mask"):
-        y = call.add("Where", call.add("Greater", call.read("mask"), call.graph.constant(0)), y, call.graph.constant(0))
+        y = call.add("Mul", y, positive(call, call.read("mask")))
     call.write("y", y)
 
 
