@@ -19,14 +19,29 @@ from edgerev.kernels.layout import FRACTION_BITS, DType
 from edgerev.learner import Learner
 from edgerev.lower import lower
 from edgerev.lower_layers import shape3
+from edgerev.lower_tensors import STATE_TYPES
+from edgerev.net import Net
 from edgerev.numbers import INT32_MAX, whole
 from edgerev.recipe import Augment, Schedule
+from edgerev.runtime import Runtime
 
 if TYPE_CHECKING:
     import onnx
 
 NEXT = ".next"  # after the name of a parameter or of optimizer state: its value after the step
 _CODES = {"f": "f4", "q": "i8", "i": "i4", "h": "i2", "d": "f8"}
+
+
+def array_of(runtime: Runtime, name: str) -> np.ndarray:
+    """Return a copy of a tensor of the arena, flat."""
+    view = runtime.view(name)
+    return np.frombuffer(view, _CODES[view.format]).copy()
+
+
+def grid_step(net: Net) -> float:
+    """Return what 1 in the state of a net's graphs stands for."""
+    dtype = STATE_TYPES[net.state]
+    return 1.0 if dtype == DType.F32 else 2.0 ** -FRACTION_BITS[dtype]
 
 
 class _Export:
@@ -45,11 +60,11 @@ class _Export:
         self.metadata: dict[str, Any] = {
             "format": format, "classes": learner.classes, "net": learner.net.to_dict(), "loss": recipe.loss.number.name,
             "mean": self.values("input.mean").tolist(), "scale": self.values("input.scale").tolist(),
+            "step": grid_step(self.net),
         }  # fmt: skip
 
     def values(self, name: str) -> np.ndarray:
-        view = self.learner.runtime.view(name)
-        return np.frombuffer(view, _CODES[view.format]).copy()
+        return array_of(self.learner.runtime, name)
 
     def shape(self, *sizes: int) -> tuple[int | str, ...]:
         return (self.graph.samples, *sizes)
@@ -99,10 +114,6 @@ class _Export:
             ends = (half * width, (half + 1) * width, 1)
             self.writer.newest[number] = add("Slice", value, *(self.graph.integers(end) for end in ends))
 
-    def note_grid(self) -> None:
-        if self.net.state != "float32":
-            self.metadata["step"] = 2.0 ** -FRACTION_BITS[DType.I32 if self.net.state == "int32" else DType.I16]
-
     # -- formats ----------------------------------------------------------------------------------------------
 
     def inference(self) -> None:
@@ -113,7 +124,6 @@ class _Export:
         self.graph.output("probability", value, "f4", self.shape(self.net.head.columns))
 
     def forward(self) -> None:
-        self.note_grid()
         self.take_samples()
         self.writer.run("encode")
         self.give_state("entry", 0)
@@ -121,7 +131,6 @@ class _Export:
         self.give_state("exit", len(list(self.net.stages())) - 1)
 
     def inverse(self) -> None:
-        self.note_grid()
         self.take_state("exit", len(list(self.net.stages())) - 1)
         self.writer.run("inverse")
         self.give_state("entry", 0)

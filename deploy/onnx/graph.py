@@ -16,7 +16,7 @@ OPSETS = (17, 18)
 IR_VERSION = 8  # that of both opsets: a newer one would shut out the runtimes that they are for
 # Operators that take their axes as an input from this opset on, and as an attribute before.
 _AXES_SINCE = {"ReduceSum": 13, "ReduceMean": 18}
-_CHECKABLE_BYTES = 2**31 - 1  # of one protobuf message
+_MOST_BYTES = 2**31 - 1  # of one protobuf message
 
 
 def need_onnx() -> Any:
@@ -147,8 +147,8 @@ class Graph:
         read = {name for node in nodes for name in node.inputs}
         inputs = [port for port in self._inputs if port.name in read]
         kept = {name: array for name, array in self._initializers.items() if name in read}
-        if sum(array.nbytes for array in kept.values()) > _CHECKABLE_BYTES:
-            raise ExportError(f"{self.name} has more than {_CHECKABLE_BYTES} bytes; expected less; export a smaller net")
+        if sum(array.nbytes for array in kept.values()) > _MOST_BYTES:
+            raise ExportError(f"{self.name} has more than {_MOST_BYTES} bytes; expected less; export a smaller net")
         model = helper.make_model(
             helper.make_graph(
                 [helper.make_node(*node[:3], name=node.outputs[0], **node.attributes) for node in nodes],
