@@ -77,7 +77,7 @@ def open_session(path: str, model: bytes, opset: int, provider: str, threads: in
     options = session_options(runtime, whole("threads", threads, 1, INT32_MAX))
     wanted = dict.fromkeys((PROVIDERS[provider], PROVIDERS["cpu"]))
     try:
-        return runtime.InferenceSession(model, options, providers=list(wanted))
+        return runtime.InferenceSession(model, options, providers=list(wanted), enable_fallback=0)
     except Exception as error:  # its classes have no common base but this
         raise ExportError(
             f"onnxruntime {runtime.__version__} cannot load {path} ({str(error)[:300]}); expected a runtime for opset "
@@ -112,10 +112,10 @@ class TrainStep:
         loaded = load(path)
         self._session = open_session(path, loaded.model, loaded.opset, provider, threads)
         runtime = need_runtime()
-        described = self._session.get_modelmeta().custom_metadata_map
         self.metadata = {
-            key.removeprefix("edgerev."): json.loads(text) for key, text in described.items() if key.startswith("edgerev.")
-        }
+            key.removeprefix("edgerev."): json.loads(text) for key, text in loaded.metadata.items()
+            if key.startswith("edgerev.")
+        }  # fmt: skip
         if self.metadata.get("format") != "train-step":
             raise ExportError(
                 f"{path} is an ONNX model of format {self.metadata.get('format')}; expected a train-step; export one "

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from edgerev.deploy.onnx.wire import CHECKSUM, content_checksum
 from edgerev.errors import ExportError, UsageError
 
 if TYPE_CHECKING:
@@ -159,7 +160,8 @@ class Graph:
             opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION, producer_name="edgerev",
             producer_version=producer,
         )  # fmt: skip
-        helper.set_model_props(model, dict(metadata))
+        checksum = content_checksum(model.graph.SerializeToString(), metadata)
+        helper.set_model_props(model, {**metadata, CHECKSUM: str(checksum)})
         try:
             onnx.checker.check_model(model, full_check=True)
         except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:

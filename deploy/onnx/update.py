@@ -30,7 +30,7 @@ def schedule(call: Call) -> None:
     for power, correction, beta in (
         (layout.V_POWER1, layout.V_CORRECTION1, "beta1"), (layout.V_POWER2, layout.V_CORRECTION2, "beta2"),
     ):
-        name = graph.input(graph.initializer(POWERS[power], powers[power].reshape(())), "f4", ())
+        name = graph.input(graph.initializer(POWERS[power], powers[power : power + 1].reshape(())), "f4", ())
         after = call.add("Mul", name, graph.constant(call[beta]))
         slots[power] = after  # ADVANCE's result: nothing in between looks at it
         slots[correction] = call.add("Reciprocal", call.add("Sub", graph.constant(1), after))

@@ -7,15 +7,19 @@ an initializer holds.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
+from zlib import crc32
 
 import numpy as np
 
 from edgerev.errors import ExportError
 
+CHECKSUM = "edgerev.checksum"  # metadata's key of the checksum of everything else
+
 _VARINT, _EIGHT, _LENGTH, _FOUR = 0, 1, 2, 5
-_MODEL_GRAPH, _MODEL_OPSET = 7, 8
+_MODEL_GRAPH, _MODEL_OPSET, _MODEL_METADATA = 7, 8, 14
+_ENTRY_KEY, _ENTRY_VALUE = 1, 2
 _GRAPH_INITIALIZER, _GRAPH_INPUT = 5, 11
 _INFO_NAME = 1
 _TENSOR_DIMS, _TENSOR_TYPE, _TENSOR_NAME, _TENSOR_RAW = 1, 2, 8, 9
@@ -38,11 +42,21 @@ class Loaded(NamedTuple):
     model : its bytes without the initial values of inputs
     initial : initial value of each input that has one
     opset : version of the standard operators that it needs
+    metadata : what it says about itself
     """
 
     model: bytes
     initial: dict[str, np.ndarray]
     opset: int
+    metadata: dict[str, str]
+
+
+def content_checksum(graph: bytes | memoryview, metadata: Mapping[str, str]) -> int:
+    """Return a CRC-32 of a graph and of the metadata beside it."""
+    checksum = crc32(graph)
+    for key in sorted(metadata.keys() - {CHECKSUM}):
+        checksum = crc32(f"{key}={metadata[key]}".encode(), checksum)
+    return checksum
 
 
 def load(path: str) -> Loaded:
@@ -68,28 +82,32 @@ def load(path: str) -> Loaded:
 
 
 def _take_apart(data: memoryview) -> Loaded:
-    opset, initial, parts = 0, {}, []
+    opset, initial, metadata, parts = 0, {}, {}, []
+    whole_graph = memoryview(b"")
     for field in _fields(data):
         part: bytes | memoryview = field.whole
         if field.number == _MODEL_OPSET:
             opset = max(opset, _opset(field.data))
+        elif field.number == _MODEL_METADATA:
+            metadata[_text(field.data, _ENTRY_KEY)] = _text(field.data, _ENTRY_VALUE)
         elif field.number == _MODEL_GRAPH:
+            whole_graph = field.data
             graph, found = _thinned(field.data)
             initial.update(found)
             part = _key(_MODEL_GRAPH) + _varint(len(graph)) + graph
         parts.append(part)
-    if not opset:
-        raise ValueError("it names no opset")
-    return Loaded(b"".join(parts), initial, opset)
+    if metadata.get(CHECKSUM) != str(content_checksum(whole_graph, metadata)):
+        raise ValueError("its checksum is another one")
+    return Loaded(b"".join(parts), initial, opset, metadata)
 
 
 def _thinned(data: memoryview) -> tuple[bytes, dict[str, np.ndarray]]:
     """Return a graph without the initial values of its inputs, and those."""
-    inputs = {_name(field.data, _INFO_NAME) for field in _fields(data) if field.number == _GRAPH_INPUT}
+    inputs = {_text(field.data, _INFO_NAME) for field in _fields(data) if field.number == _GRAPH_INPUT}
     parts, initial = [], {}
     for field in _fields(data):
         if field.number == _GRAPH_INITIALIZER:
-            name = _name(field.data, _TENSOR_NAME)
+            name = _text(field.data, _TENSOR_NAME)
             if name in inputs:
                 initial[name] = _numbers(field.data)
                 continue
@@ -119,7 +137,7 @@ def _opset(data: memoryview) -> int:
     return version if domain == "" else 0
 
 
-def _name(data: memoryview, number: int) -> str:
+def _text(data: memoryview, number: int) -> str:
     return next((bytes(field.data).decode() for field in _fields(data) if field.number == number), "")
 
 
