@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from edgerev.arena import plan
+from edgerev.contents import KeptTensors
 from edgerev.deploy.onnx.export import NEXT, array_of, grid_step, make
 from edgerev.deploy.onnx.parameters import layouts, plain
 from edgerev.deploy.onnx.update import POWERS
 from edgerev.deploy.ort import open_session
 from edgerev.errors import ExportError, UsageError
 from edgerev.files import write_whole
-from edgerev.kernels.layout import BARRIER_SIZE, COUNTERS_SIZE, MAX_THREADS, STATUS_LINE, DType, Op
+from edgerev.kernels.layout import BARRIER_SIZE, COUNTERS_SIZE, MAX_THREADS, STATUS_LINE, V_RATE, DType, Op
 from edgerev.learner import Learner
 from edgerev.program import Program, Region
 from edgerev.runtime import Runtime
@@ -59,7 +60,7 @@ class Case(NamedTuple):
 
 
 def case(learner: Learner, format: str, x: np.ndarray, y: np.ndarray | None = None) -> Case:
-    """Return what a graph of this learner is to compute. For "train-step" the learner takes that step.
+    """Return what a graph of this learner is to compute; the learner stays as it is.
 
     Parameters
     ----------
@@ -84,11 +85,21 @@ def case(learner: Learner, format: str, x: np.ndarray, y: np.ndarray | None = No
 
 
 def _training_case(learner: Learner, x: np.ndarray, y: np.ndarray) -> Case:
-    before = state(learner)
-    inputs = {"x": x, "y": y, "learning_rate": np.array(learner.recipe.optimizer.rate, "f4"), **masks(learner, len(x))}
-    loss = learner.learn_many(x, y).loss
-    after = {name + NEXT: values for name, values in state(learner).items()}
-    return Case({**inputs, **before}, {"loss": np.array(loss, "f4"), **after})
+    other = twin(learner, len(x))
+    inputs = {"x": x, "y": y, **masks(other, len(x)), **state(other)}
+    loss = other.learn_many(x, y).loss
+    inputs["learning_rate"] = array_of(other.runtime, "scalars")[V_RATE : V_RATE + 1].reshape(())
+    after = {name + NEXT: values for name, values in state(other).items()}
+    return Case(inputs, {"loss": np.array(loss, "f4"), **after})
+
+
+def twin(learner: Learner, batch: int) -> Learner:
+    """Return a learner with the same state that trains on samples as they are, all of a batch at once."""
+    same = ("optimizer", "loss", "rate_schedule", "clip", "consolidation", "rates", "atomic")
+    other = Learner(learner.net, batch=batch, **{name: getattr(learner.recipe, name) for name in same})
+    for name, _, _, view in KeptTensors(other.runtime):
+        view[:] = learner.runtime.view(name).cast("B")
+    return other
 
 
 def state(learner: Learner) -> dict[str, np.ndarray]:

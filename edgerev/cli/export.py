@@ -70,8 +70,7 @@ def _verified(learner: Learner, model: onnx.ModelProto, args: argparse.Namespace
     from edgerev.deploy.onnx.verify import TOLERANCES, case, verify
 
     random, n = np.random.default_rng(0), args.batch or min(4, learner.recipe.batch)
-    crop = args.format == "train-step"
-    shape = learner.net.input_shape if crop else learner.sample_shape
+    shape = learner.net.input_shape if args.format == "train-step" else learner.sample_shape
     mean, scale = (array_of(learner.runtime, f"input.{name}") for name in ("mean", "scale"))
     x = (random.normal(size=(n, *shape)) / np.where(scale == 0, 1, scale) + mean).astype("f4")
     head = learner.net.head
