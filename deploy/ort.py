@@ -163,7 +163,7 @@ class TrainStep:
         rate = self.metadata["rate"] if rate is None else rate
         feeds = {"x": self._checked("x", x), "y": self._checked("y", y), "learning_rate": np.array(rate, "f4")}
         if len(feeds["x"]) != len(feeds["y"]):
-            raise DataError(f"{len(feeds['x'])} samples, {len(feeds['y'])} targets; expected as many; pass one for each")
+            raise DataError(f"{len(feeds['x'])} samples, {len(feeds['y'])} targets; expected as many; pass each one")
         self._check_targets(feeds["y"])
         masks = self._drawn(len(feeds["x"])) if masks is None else masks
         feeds.update({name: self._checked(name, masks[name]) for name in self.metadata["dropout"]})
@@ -193,7 +193,7 @@ class TrainStep:
         """Return an input as the graph wants it."""
         port = self._inputs[name]
         array = np.ascontiguousarray(values, _INPUT_TYPES[port.type])
-        sizes = [size for size in port.shape]
+        sizes = list(port.shape)
         fits = array.ndim == len(sizes) and len(array) > 0 and all(
             isinstance(size, str) or size == here for size, here in zip(sizes, array.shape)
         )
@@ -205,7 +205,7 @@ class TrainStep:
 
     def _check_targets(self, y: np.ndarray) -> None:
         head = self.metadata["net"]["head"]
-        if y.dtype == np.int64 and not (0 <= y.min() and y.max() < head["outputs"]):
+        if y.dtype == np.int64 and not ((y >= 0) & (y < head["outputs"])).all():
             raise DataError(
                 f"labels are in {y.min()} .. {y.max()}; expected 0 .. {head['outputs'] - 1}; map them to class numbers"
             )

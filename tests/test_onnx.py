@@ -41,7 +41,7 @@ PRESETS = ("mlp2", "har1", "vis1", "digits", "sensors", "images", "table")
 # of one layer each, which keeps the shape of a half of 8 channels
 VECTOR = (Dense(8), Pointwise(8), RMSNorm(), GroupNorm(2), GELU(), SiLU(), ReLU(), Dropout(0.3), Adapter(3))
 SIGNAL = (Conv1d(8, 5), Conv1d(8, 1), Depthwise(3), Pointwise(8), RMSNorm(), GroupNorm(4), GELU(), Adapter(2))
-IMAGE = (Conv2d(8, 3), Conv2d(8, 5), Depthwise(5), Pointwise(8), RMSNorm(), GroupNorm(2), SiLU(), Dropout(0.5), Adapter(2))
+IMAGE = (Conv2d(8, 3), Conv2d(8, 5), Depthwise(5), Pointwise(8), RMSNorm(), GroupNorm(2), Dropout(0.5), Adapter(2))
 
 
 def jittered(learner, seed=0):
@@ -168,7 +168,8 @@ def nets(draw):
     layers = {1: VECTOR, 2: SIGNAL, 3: IMAGE}[dimensions]
     size = st.integers(1, 6)
     squeeze = dimensions > 1 and draw(st.booleans())
-    shape = tuple((2 if squeeze else 1) * draw(size) for _ in range(dimensions - 1)) + (draw(st.integers(1, 4)),)
+    positions = [(2 if squeeze else 1) * draw(size) for _ in range(dimensions - 1)]
+    shape = (*positions, draw(st.integers(1, 4)))
     stack = draw(st.lists(st.sampled_from(layers), min_size=1, max_size=4))
     return net_of(*stack, shape=shape, squeeze=squeeze)
 

@@ -41,12 +41,12 @@ def positions(call: Call, axes: int) -> dict[str, list[int]]:
     return {"kernel_shape": sizes, "pads": spatial(call, axes)["pads"]}
 
 
-def conv_wgrad(call: Call) -> None:
+def _conv_wgrad(call: Call) -> None:
     for name, gradient in zip(("dw", "db"), kernel_gradients(call)):
         call.write(name, gradient)
 
 
-def depthwise_wgrad(call: Call) -> None:
+def _depthwise_wgrad(call: Call) -> None:
     own, channels = call.rank("x"), call.tensor("x").shape[2]
     axes = kernel_rank((call["kernel_h"], call["kernel_w"]), call.tensor("x").shape, depthwise=True)
     order = [1, 0, *range(2, 2 + axes)]
@@ -60,7 +60,7 @@ def depthwise_wgrad(call: Call) -> None:
     call.write("db", summed(call, call.read("dy"), own))
 
 
-def activation_grad(call: Call) -> None:
+def _activation_grad(call: Call) -> None:
     x, one = call.read("x"), call.graph.constant(1)
     if call["kind"] == Activation.RELU:
         slope = positive(call, x)
@@ -88,7 +88,7 @@ def normalised(call: Call) -> tuple[str, str]:
     return call.add("Mul", x, r), r
 
 
-def norm_grad(call: Call) -> None:
+def _norm_grad(call: Call) -> None:
     (xhat, r), graph, group = normalised(call), call.graph, call["kind"] == NormKind.GROUP
     shape, axis = canonical(call.tensor("dy")), [2 if group else 1]
     h = call.add("Mul", call.read("dy"), call.channelwise(call.read("gamma"), call.rank("dy")))
@@ -102,7 +102,7 @@ def norm_grad(call: Call) -> None:
     call.write("dx", reshape(call, dx, shape) if group else dx)
 
 
-def norm_wgrad(call: Call) -> None:
+def _norm_wgrad(call: Call) -> None:
     xhat, _ = normalised(call)
     if call["kind"] == NormKind.GROUP:
         xhat = reshape(call, xhat, canonical(call.tensor("x")))
@@ -113,6 +113,6 @@ def norm_wgrad(call: Call) -> None:
 
 
 BACKWARD: dict[Op, Callable[[Call], None]] = {
-    Op.CONV_WGRAD: conv_wgrad, Op.WINOGRAD_WGRAD: conv_wgrad, Op.DEPTHWISE_WGRAD: depthwise_wgrad,
-    Op.ACTIVATION_GRAD: activation_grad, Op.NORM_GRAD: norm_grad, Op.NORM_WGRAD: norm_wgrad,
+    Op.CONV_WGRAD: _conv_wgrad, Op.WINOGRAD_WGRAD: _conv_wgrad, Op.DEPTHWISE_WGRAD: _depthwise_wgrad,
+    Op.ACTIVATION_GRAD: _activation_grad, Op.NORM_GRAD: _norm_grad, Op.NORM_WGRAD: _norm_wgrad,
 }  # fmt: skip

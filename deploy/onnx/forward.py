@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 FLOAT, INT32 = 1, 6  # numbers of types in ONNX
 
 
-def nothing(call: Call) -> None:
+def _nothing(call: Call) -> None:
     """Leave out what has no meaning outside of our own runtime: CHECK, whose statuses no graph records."""
 
 
@@ -28,13 +28,14 @@ def canonical(tensor: Tensor) -> list[int]:
 
 
 def reshape(call: Call, x: str, shape: list[int]) -> str:
+    """Return a value in another shape, in which 0 stands for the size that the axis has."""
     return call.add("Reshape", x, call.graph.integers(*shape))
 
 
 # -- input ---------------------------------------------------------------------------------------------------------
 
 
-def read_input(call: Call) -> None:
+def _read_input(call: Call) -> None:
     raw, y = call.tensor("raw").shape, call.tensor("y").shape
     if call["augment"] and (call["shift"] or call["flip"] or call["noise"] or raw != y):
         raise ExportError("augmentation cannot be written as ONNX; expected none; lower the net without it")
@@ -82,7 +83,7 @@ def positive(call: Call, x: str) -> str:
     return call.add("Sign", call.add("Relu", x))
 
 
-def convolution(call: Call, weights: str) -> None:
+def _convolution(call: Call, weights: str) -> None:
     y = product(call, call.read("x"), call.read(weights))
     if call["add"]:
         y = call.add("Add", y, call.read("y"))
@@ -93,20 +94,20 @@ def convolution(call: Call, weights: str) -> None:
     call.write("y", y)
 
 
-def conv(call: Call) -> None:
-    convolution(call, "w")
+def _conv(call: Call) -> None:
+    _convolution(call, "w")
 
 
-def winograd(call: Call) -> None:
-    convolution(call, "u")
+def _winograd(call: Call) -> None:
+    _convolution(call, "u")
 
 
-def winograd_weights(call: Call) -> None:
+def _winograd_weights(call: Call) -> None:
     """Let the product see the kernel itself: how it is computed is the runtime's choice."""
     call.write("u", call.read("w"))
 
 
-def flip(call: Call) -> None:
+def _flip(call: Call) -> None:
     w, axes = call.read("w"), call.writer.layout(call.number("w")).rank
     w = call.add("Transpose", w, perm=[1, 0, *range(2, 2 + axes)])
     call.write("flipped", backwards(call, w, axes))
@@ -117,10 +118,11 @@ def backwards(call: Call, w: str, axes: int) -> str:
     if not axes:
         return w
     last, before_first = [-1] * axes, [-(2**31)] * axes
-    return call.add("Slice", w, *(call.graph.integers(*part) for part in (last, before_first, range(2, 2 + axes), last)))
+    parts = (last, before_first, range(2, 2 + axes), last)
+    return call.add("Slice", w, *(call.graph.integers(*part) for part in parts))
 
 
-def depthwise(call: Call) -> None:
+def _depthwise(call: Call) -> None:
     own, channels = call.rank("x"), call.tensor("x").shape[2]
     axes = kernel_rank((call["kernel_h"], call["kernel_w"]), call.tensor("x").shape, depthwise=True)
     w, bias = call.read("w"), [call.read("b")] if call.has("b") else []
@@ -140,7 +142,7 @@ def gelu_inner(call: Call, x: str) -> str:
     return call.add("Tanh", call.add("Mul", inner, call.graph.constant((2 / 3.141592653589793) ** 0.5)))
 
 
-def activation(call: Call) -> None:
+def _activation(call: Call) -> None:
     x = call.read("x")
     if call["kind"] == Activation.RELU:
         y = call.add("Relu", x)
@@ -158,7 +160,7 @@ def grouped(call: Call, name: str) -> str:
     return reshape(call, call.read(name), [0, call["groups"], prod(tensor.shape) // call["groups"]])
 
 
-def norm(call: Call) -> None:
+def _norm(call: Call) -> None:
     graph, axes = call.graph, call.rank("x")
     group, epsilon = call["kind"] == NormKind.GROUP, graph.constant(call["epsilon"])
     if group:
@@ -179,7 +181,7 @@ def norm(call: Call) -> None:
     call.write("y", y)
 
 
-def dropout(call: Call) -> None:
+def _dropout(call: Call) -> None:
     """Multiply by a mask that the caller draws: 0 or 1 / (1 - rate), shaped like a sample of ours."""
     shape, writer = call.tensor("x").shape, call.writer
     place = writer.program.blocks[call.step.block]
@@ -205,7 +207,7 @@ def real(call: Call, name: str, factor: float = 1.0, tie: str = "") -> str:
     return call.add("Mul", value, call.add("Add", constant, tie) if tie else constant)
 
 
-def load(call: Call) -> None:
+def _load(call: Call) -> None:
     tie = call.writer.tie if call.tensor("s").region is Region.STATE else ""
     value, number = real(call, "s", call["scale"], tie), call.number("y")
     width, whole = call.tensor("s").shape[2], call.tensor("y").shape[2]
@@ -219,7 +221,7 @@ def load(call: Call) -> None:
     return None
 
 
-def couple(call: Call) -> None:
+def _couple(call: Call) -> None:
     tensor, t, graph = call.tensor("s"), call.read("t"), call.graph
     width, channel = tensor.shape[2], call["channel"]
     if width < call.tensor("t").shape[2]:
@@ -236,7 +238,7 @@ def couple(call: Call) -> None:
     call.write("s", t)
 
 
-def squeeze(call: Call) -> None:
+def _squeeze(call: Call) -> None:
     large, small = (call.tensor(name).shape for name in ("yx" if call["inverse"] else "xy"))
     height, width, fh, fw = *small[:2], large[0] // small[0], large[1] // small[1]
     if call["inverse"]:
@@ -248,17 +250,17 @@ def squeeze(call: Call) -> None:
     call.write("y", reshape(call, x, canonical(call.tensor("y"))))
 
 
-def copy(call: Call) -> None:
+def _copy(call: Call) -> None:
     call.write("y", call.read("x"))
 
 
-def accumulate(call: Call) -> None:
+def _accumulate(call: Call) -> None:
     call.write("g", call.add("Add", call.read("g"), call.read("t")))
 
 
 FORWARD: dict[Op, Callable[[Call], None]] = {
-    Op.CHECK: nothing, Op.INPUT: read_input, Op.CONV: conv, Op.WINOGRAD: winograd,
-    Op.WINOGRAD_WEIGHTS: winograd_weights, Op.FLIP: flip, Op.DEPTHWISE: depthwise, Op.ACTIVATION: activation,
-    Op.NORM: norm, Op.DROPOUT: dropout, Op.LOAD: load, Op.COUPLE: couple, Op.SQUEEZE: squeeze, Op.COPY: copy,
-    Op.ACCUMULATE: accumulate,
+    Op.CHECK: _nothing, Op.INPUT: _read_input, Op.CONV: _conv, Op.WINOGRAD: _winograd,
+    Op.WINOGRAD_WEIGHTS: _winograd_weights, Op.FLIP: _flip, Op.DEPTHWISE: _depthwise, Op.ACTIVATION: _activation,
+    Op.NORM: _norm, Op.DROPOUT: _dropout, Op.LOAD: _load, Op.COUPLE: _couple, Op.SQUEEZE: _squeeze, Op.COPY: _copy,
+    Op.ACCUMULATE: _accumulate,
 }  # fmt: skip

@@ -30,7 +30,7 @@ def means(call: Call, height: int, width: int) -> np.ndarray:
     return found.reshape(rows * columns, -1)
 
 
-def pool(call: Call) -> None:
+def _pool(call: Call) -> None:
     halves = []
     for name in ("s1", "s2"):
         if call.has(name):
@@ -49,7 +49,7 @@ def pool(call: Call) -> None:
     call.write("features", call.add("Concat", *halves, axis=1) if len(halves) > 1 else halves[0])
 
 
-def pool_grad(call: Call) -> None:
+def _pool_grad(call: Call) -> None:
     cells, whole = call["rows"] * call["columns"], call.read("dfeatures")
     for index, (gradient, state) in enumerate((("g1", "s1"), ("g2", "s2"))):
         height, width, channels = call.tensor(gradient).shape
@@ -67,7 +67,7 @@ def pool_grad(call: Call) -> None:
         call.write(gradient, part)
 
 
-def quantise(call: Call) -> None:
+def _quantise(call: Call) -> None:
     low, high = (call.writer.values(call.tensor(name).name).astype("f4") for name in ("low", "high"))
     middle, reach = (low + high) / 2, (high - low) / 2
     known = high > low
@@ -97,7 +97,7 @@ def all_columns(call: Call, values: str, columns: int) -> str:
     return call.add("Pad", values, call.graph.integers(0, before, 0, after))
 
 
-def loss(call: Call) -> None:
+def _loss(call: Call) -> None:
     columns = call.tensor("z").shape[2]
     z, target = own_columns(call, call.read("z")), call.read("target")
     if call["kind"] != LossKind.CROSS_ENTROPY:
@@ -114,7 +114,7 @@ def loss(call: Call) -> None:
     call.write("dz", all_columns(call, call.add("Div", dz, n), columns))
 
 
-def cross_entropy(call: Call, z: str, y: str, weights: str, size: int) -> tuple[str, str]:
+def _cross_entropy(call: Call, z: str, y: str, weights: str, size: int) -> tuple[str, str]:
     """Return each sample's loss, and the gradient with respect to z."""
     graph, e = call.graph, call["smoothing"]
     log_p = call.add("LogSoftmax", z, axis=1)
@@ -129,7 +129,7 @@ def cross_entropy(call: Call, z: str, y: str, weights: str, size: int) -> tuple[
     return losses, dz
 
 
-def soft_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
+def _soft_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
     graph, log_p = call.graph, call.add("LogSoftmax", z, axis=1)
     share = call.add("Mul", t, weights) if weights else t
     losses = call.add("Neg", graph.reduce("ReduceSum", call.add("Mul", share, log_p), [1]))
@@ -137,7 +137,7 @@ def soft_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) -> t
     return losses, call.add("Sub", call.add("Mul", call.add("Exp", log_p), total), share)
 
 
-def binary_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
+def _binary_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
     graph, e = call.graph, call["smoothing"]
     if e:
         t = call.add("Add", call.add("Mul", t, graph.constant(1 - e)), graph.constant(e / 2))
@@ -149,7 +149,7 @@ def binary_cross_entropy(call: Call, z: str, t: str, weights: str, size: int) ->
     return graph.reduce("ReduceMean", each, [1]), dz
 
 
-def mean_squared_error(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
+def _mean_squared_error(call: Call, z: str, t: str, weights: str, size: int) -> tuple[str, str]:
     graph, off = call.graph, call.add("Sub", z, t)
     weighted = call.add("Mul", off, weights) if weights else off
     each = call.add("Mul", off, weighted)
@@ -157,16 +157,16 @@ def mean_squared_error(call: Call, z: str, t: str, weights: str, size: int) -> t
 
 
 _LOSSES: dict[LossKind, Callable[[Call, str, str, str, int], tuple[str, str]]] = {
-    LossKind.CROSS_ENTROPY: cross_entropy, LossKind.BINARY_CROSS_ENTROPY: binary_cross_entropy,
-    LossKind.MEAN_SQUARED_ERROR: mean_squared_error, LossKind.SOFT_CROSS_ENTROPY: soft_cross_entropy,
+    LossKind.CROSS_ENTROPY: _cross_entropy, LossKind.BINARY_CROSS_ENTROPY: _binary_cross_entropy,
+    LossKind.MEAN_SQUARED_ERROR: _mean_squared_error, LossKind.SOFT_CROSS_ENTROPY: _soft_cross_entropy,
 }  # fmt: skip
 
 
-def report(call: Call) -> None:
+def _report(call: Call) -> None:
     call.write("report", call.graph.reduce("ReduceMean", call.read("losses"), [0]))
 
 
-def probability(call: Call) -> None:
+def _probability(call: Call) -> None:
     z = own_columns(call, call.read("z"))
     if call["kind"] in _SOFTMAX:
         z = call.add("Softmax", z, axis=1)
@@ -176,6 +176,6 @@ def probability(call: Call) -> None:
 
 
 HEAD: dict[Op, Callable[[Call], None]] = {
-    Op.POOL: pool, Op.POOL_GRAD: pool_grad, Op.QUANTISE: quantise, Op.LOSS: loss, Op.REPORT: report,
-    Op.PROBABILITY: probability,
+    Op.POOL: _pool, Op.POOL_GRAD: _pool_grad, Op.QUANTISE: _quantise, Op.LOSS: _loss, Op.REPORT: _report,
+    Op.PROBABILITY: _probability,
 }  # fmt: skip

@@ -68,7 +68,7 @@ class Layout(NamedTuple):
 
 
 def layouts(program: Program) -> dict[int, Layout]:
-    """Return the layout of every tensor that does not depend on the batch and is not plain: kernels and their moments."""
+    """Return the layout of every kernel, and of what is kept for it while training; others are `plain`."""
     found: dict[int, Layout] = {}
     updates = []
     for index in range(len(program)):

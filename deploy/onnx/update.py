@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 POWERS = {layout.V_POWER1: "scalars.power1", layout.V_POWER2: "scalars.power2"}  # names of their inputs
 
 
-def schedule(call: Call) -> None:
+def _schedule(call: Call) -> None:
     """Take the rate from the caller, whose schedule it is, and correct the moments' bias for this step."""
     graph, slots = call.graph, call.writer.slots
     slots[layout.V_RATE] = graph.input("learning_rate", "f4", ())
@@ -36,16 +36,16 @@ def schedule(call: Call) -> None:
         slots[correction] = call.add("Reciprocal", call.add("Sub", graph.constant(1), after))
 
 
-def advance(call: Call) -> None:
+def _advance(call: Call) -> None:
     """Leave the count of steps to the caller; the powers are there already."""
 
 
-def grad_norm(call: Call) -> None:
+def _grad_norm(call: Call) -> None:
     squares, slots = call.add("ReduceSumSquare", call.read("g"), keepdims=0), call.writer.slots  # over all axes
     slots[call["slot"]] = squares if call["reset"] else call.add("Add", slots[call["slot"]], squares)
 
 
-def clip(call: Call) -> None:
+def _clip(call: Call) -> None:
     graph, slots, limit = call.graph, call.writer.slots, call.graph.constant(call["limit"])
     if call["kind"] == ClipKind.ADAPTIVE:
         size = call.add("Max", call.add("Sqrt", slots[layout.V_WEIGHT_SQUARES]), graph.constant(1e-3))
@@ -55,21 +55,21 @@ def clip(call: Call) -> None:
     slots[layout.V_CLIP] = shrunk
 
 
-def scaled(call: Call, value: str, factor: float) -> str:
+def _scaled(call: Call, value: str, factor: float) -> str:
     return call.add("Mul", value, call.graph.constant(factor)) if factor != 1 else value
 
 
-def averaged(call: Call, moment: str, value: str, beta: float) -> str:
-    return call.add("Add", scaled(call, moment, beta), scaled(call, value, 1 - beta))
+def _averaged(call: Call, moment: str, value: str, beta: float) -> str:
+    return call.add("Add", _scaled(call, moment, beta), _scaled(call, value, 1 - beta))
 
 
-def update(call: Call) -> None:
+def _update(call: Call) -> None:
     raw, w = call.read("g"), call.read("w")
     g = call.add("Mul", raw, call.writer.slots[layout.V_CLIP]) if call["clip"] else raw
     if call.has("importance"):
         pull = call.add("Mul", call.read("importance"), call.add("Sub", w, call.read("anchor")))
-        g = call.add("Add", g, scaled(call, pull, call["strength"]))
-    rate = scaled(call, call.writer.slots[layout.V_RATE], call["scale"])
+        g = call.add("Add", g, _scaled(call, pull, call["strength"]))
+    rate = _scaled(call, call.writer.slots[layout.V_RATE], call["scale"])
     new = call.add("Sub", *_UPDATES[UpdateKind(call["kind"])](call, w, g, rate))
     call.write("w", new)
     if call.has("path"):
@@ -77,22 +77,22 @@ def update(call: Call) -> None:
         call.write("path", call.add("Sub", call.read("path"), moved))
 
 
-def sgd(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
+def _sgd(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     """Return what to take off which weights."""
-    change = g = call.add("Add", g, scaled(call, w, call["decay"])) if call["decay"] else g
+    change = g = call.add("Add", g, _scaled(call, w, call["decay"])) if call["decay"] else g
     if call.has("m"):
-        m = call.add("Add", scaled(call, call.read("m"), call["beta1"]), g)
+        m = call.add("Add", _scaled(call, call.read("m"), call["beta1"]), g)
         call.write("m", m)
-        change = call.add("Add", g, scaled(call, m, call["beta1"])) if call["nesterov"] else m
+        change = call.add("Add", g, _scaled(call, m, call["beta1"])) if call["nesterov"] else m
     return w, call.add("Mul", change, rate)
 
 
-def adamw(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
+def _adamw(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     slots = call.writer.slots
     if call["decay"]:
-        w = call.add("Sub", w, call.add("Mul", w, scaled(call, rate, call["decay"])))
-    m = averaged(call, call.read("m"), g, call["beta1"])
-    v = averaged(call, call.read("v"), call.add("Mul", g, g), call["beta2"])
+        w = call.add("Sub", w, call.add("Mul", w, _scaled(call, rate, call["decay"])))
+    m = _averaged(call, call.read("m"), g, call["beta1"])
+    v = _averaged(call, call.read("v"), call.add("Mul", g, g), call["beta2"])
     call.write("m", m)
     call.write("v", v)
     root = call.add("Sqrt", call.add("Mul", v, slots[layout.V_CORRECTION2]))
@@ -101,30 +101,30 @@ def adamw(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     return w, call.add("Mul", change, rate)
 
 
-def lion(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
+def _lion(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     m = call.read("m")
-    change = call.add("Sign", averaged(call, m, g, call["beta1"]))
+    change = call.add("Sign", _averaged(call, m, g, call["beta1"]))
     if call["decay"]:
-        change = call.add("Add", change, scaled(call, w, call["decay"]))
-    call.write("m", averaged(call, m, g, call["beta2"]))
+        change = call.add("Add", change, _scaled(call, w, call["decay"]))
+    call.write("m", _averaged(call, m, g, call["beta2"]))
     return w, call.add("Mul", change, rate)
 
 
 _UPDATES: dict[UpdateKind, Callable[[Call, str, str, str], tuple[str, str]]] = {
-    UpdateKind.SGD: sgd, UpdateKind.ADAMW: adamw, UpdateKind.LION: lion,
+    UpdateKind.SGD: _sgd, UpdateKind.ADAMW: _adamw, UpdateKind.LION: _lion,
 }  # fmt: skip
 
 
-def conv_sgd(call: Call) -> None:
+def _conv_sgd(call: Call) -> None:
     rate = call.writer.slots[layout.V_RATE]
     for name, gradient, decay in zip("wb", kernel_gradients(call), (call["decay"], 0.0)):
         w = call.read(name)
         if decay:
-            gradient = call.add("Add", gradient, scaled(call, w, decay))
+            gradient = call.add("Add", gradient, _scaled(call, w, decay))
         call.write(name, call.add("Sub", w, call.add("Mul", gradient, rate)))
 
 
 UPDATE: dict[Op, Callable[[Call], None]] = {
-    Op.SCHEDULE: schedule, Op.ADVANCE: advance, Op.GRAD_NORM: grad_norm, Op.CLIP: clip, Op.UPDATE: update,
-    Op.CONV_SGD: conv_sgd,
+    Op.SCHEDULE: _schedule, Op.ADVANCE: _advance, Op.GRAD_NORM: _grad_norm, Op.CLIP: _clip, Op.UPDATE: _update,
+    Op.CONV_SGD: _conv_sgd,
 }  # fmt: skip

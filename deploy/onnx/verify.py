@@ -1,9 +1,9 @@
-"""Compare a graph, run by onnxruntime, with our own runtime; a difference is written down so that it can be repeated."""
+"""Compare a graph, run by onnxruntime, with our own runtime; a difference is written down, to be repeated."""
 
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -140,7 +140,7 @@ def masks(learner: Learner, n: int) -> dict[str, np.ndarray]:
     return {name: array_of(runtime, name).reshape(n, *shape) for name, shape in shapes.items()}
 
 
-def open_model(data: bytes):
+def open_model(data: bytes) -> Any:
     """Return a session on the processor for a model's bytes."""
     return open_session("the model", data, 0, "cpu", 1)
 
@@ -171,8 +171,8 @@ def verify(model: onnx.ModelProto, found: Case, tolerance: Tolerance, prefix: st
     if not errors[worst] <= tolerance.share:
         script = _write_down(data, Case(inputs, {name: found.expected[name] for name in names}), prefix)
         raise ExportError(
-            f"output {worst} differs by {errors[worst]:.3g}; expected at most {tolerance.share:g} of its largest value. "
-            f"`python {script}` shows it, with the files beside it; report them"
+            f"output {worst} differs by {errors[worst]:.3g}; expected at most {tolerance.share:g} of its largest "
+            f"value. `python {script}` shows it, with the files beside it; report them"
         )
     return errors[worst]
 
@@ -187,10 +187,8 @@ def _write_down(data: bytes, found: Case, prefix: str) -> str:
     """Write the model, its inputs and a script that runs it; return the script's name."""
     base = os.path.basename(prefix)
     write_whole(f"{prefix}.onnx", [data])
-    with open(f"{prefix}.npz", "wb") as file:
-        np.savez(
-            file, **{f"input/{name}": values for name, values in found.inputs.items()},
-            **{f"expected/{name}": values for name, values in found.expected.items()},
-        )  # fmt: skip
+    arrays: dict[str, Any] = {f"input/{name}": values for name, values in found.inputs.items()}
+    arrays.update({f"expected/{name}": values for name, values in found.expected.items()})
+    np.savez(f"{prefix}.npz", **arrays)
     write_whole(f"{prefix}.py", [_SCRIPT.format(model=f"{base}.onnx", data=f"{base}.npz").encode()])
     return f"{prefix}.py"
