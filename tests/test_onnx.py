@@ -15,7 +15,7 @@ from edgerev.deploy.onnx.export import FORMATS, make  # noqa: E402
 from edgerev.deploy.onnx.graph import Graph  # noqa: E402
 from edgerev.deploy.onnx.verify import TOLERANCES, Case, case, open_model, verify  # noqa: E402
 from edgerev.deploy.onnx.writer import ENTRIES  # noqa: E402
-from edgerev.errors import ExportError, UsageError  # noqa: E402
+from edgerev.errors import CheckpointError, ExportError, UsageError  # noqa: E402
 from edgerev.kernels.layout import Op  # noqa: E402
 from edgerev.layers import (  # noqa: E402
     GELU,
@@ -233,6 +233,13 @@ def test_unknown_instructions_are_named(monkeypatch):
 def test_bad_options(options, message):
     with pytest.raises(UsageError, match=message):
         make(Learner(preset("table")), **{"format": "onnx", **options})
+
+
+def test_models_that_are_not_finite_stay_here():
+    learner = Learner(preset("table"))
+    learner.runtime.view("block1.F.1.weight")[3] = float("nan")
+    with pytest.raises(CheckpointError, match=r"the graph was not written: block1\.F\.1\.weight holds NaN"):
+        make(learner, "onnx")
 
 
 def test_graph_that_is_not_valid_is_a_fault_of_ours():

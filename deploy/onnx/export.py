@@ -174,6 +174,8 @@ def make(learner: Learner, format: str, *, opset: int = 18, batch: int | None = 
         There is no such format or opset, or the batch is out of range.
     ExportError
         The package onnx is missing, or the net cannot be written.
+    CheckpointError
+        A failed step left the model half updated, or a parameter is not finite.
     """
     if format not in FORMATS:
         raise UsageError(f"format {format!r}: expected one of {', '.join(FORMATS)}; choose one of them")
@@ -182,7 +184,7 @@ def make(learner: Learner, format: str, *, opset: int = 18, batch: int | None = 
     if format == "onnx":
         learner.settle()
     export = _Export(learner, format, opset, batch)
-    FORMATS[format](export)
+    learner.export("the graph", lambda _: FORMATS[format](export))
     metadata = {f"edgerev.{key}": json.dumps(value) for key, value in export.metadata.items()}
     return export.graph.build(metadata, __version__)
 
@@ -192,5 +194,3 @@ def export(learner: Learner, path: str, format: str, *, opset: int = 18, batch: 
     data = make(learner, format, opset=opset, batch=batch).SerializeToString()
     write_whole(path, [data])
     return len(data)
-
-

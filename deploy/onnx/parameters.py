@@ -10,9 +10,11 @@ from edgerev.kernels.layout import NO_TENSOR, Op
 from edgerev.program import Program, Tensor
 
 Shape3 = tuple[int, int, int]
+# Operand that is a kernel, or the gradient of one, and whether each channel has one of its own.
 _KERNELS = {
-    Op.CONV: False, Op.CONV_SGD: False, Op.WINOGRAD_WEIGHTS: False, Op.DEPTHWISE: True,
-}  # whether each channel has a kernel of its own
+    Op.CONV: ("w", False), Op.CONV_SGD: ("w", False), Op.WINOGRAD_WEIGHTS: ("w", False), Op.DEPTHWISE: ("w", True),
+    Op.CONV_WGRAD: ("dw", False), Op.WINOGRAD_WGRAD: ("dw", False), Op.DEPTHWISE_WGRAD: ("dw", True),
+}  # fmt: skip
 
 
 def rank(shape: Shape3) -> int:
@@ -68,7 +70,7 @@ class Layout(NamedTuple):
 
 
 def layouts(program: Program) -> dict[int, Layout]:
-    """Return the layout of every kernel, and of what is kept for it while training; others are `plain`."""
+    """Return the layout of every kernel, its gradient, and what is kept for it while training; others are `plain`."""
     found: dict[int, Layout] = {}
     updates = []
     for index in range(len(program)):
@@ -77,8 +79,11 @@ def layouts(program: Program) -> dict[int, Layout]:
             kernel = (int(step.parameters["kernel_h"]), int(step.parameters["kernel_w"]))
             samples = step.operands.get("x", NO_TENSOR)  # WINOGRAD_WEIGHTS has none, and takes kernels of their rank
             shape = (1, 1, 1) if samples == NO_TENSOR else program.decode_tensor(samples).shape
-            own, w = _KERNELS[step.op], step.operands["w"]
-            found[w] = Layout(program.decode_tensor(w).shape, kernel, kernel_rank(kernel, shape, depthwise=own))
+            name, own = _KERNELS[step.op]
+            number = step.operands[name]
+            found[number] = Layout(
+                program.decode_tensor(number).shape, kernel, kernel_rank(kernel, shape, depthwise=own)
+            )
         elif step.op == Op.UPDATE:
             updates.append(step.operands)
     for operands in updates:

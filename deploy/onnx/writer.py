@@ -163,10 +163,8 @@ class Writer:
         region = self.tensor(number).region
         if self._backward and region in _AWAITED:
             axes = 2 + rank(self.tensor(number).shape)
-            if region in LASTING:
+            if region != Region.STATE_GRADIENT:
                 axes = len(self.layout(number).onnx_shape)
-            elif region == Region.ACCUMULATOR:
-                return
             self._awaited.append(self.graph.add("GatherND", value, self.graph.integers(*[0] * axes)))
 
 
