@@ -256,14 +256,13 @@ def test_models_too_large_for_a_file(monkeypatch):
         make(Learner(preset("table")), "onnx")
 
 
-def test_difference_is_written_down(tmp_path, monkeypatch, capsys):
+def test_difference_is_written_down(tmp_path, capsys):
     learner = jittered(Learner(preset("table")))
     found = case(learner, "onnx", samples(learner, 2))
     wrong = Case(found.inputs, {"probability": found.expected["probability"] + np.float32(0.01)})
     with pytest.raises(ExportError, match=r"probability differs by 0\.01; .*python .*out\.py"):
         verify(make(learner, "onnx"), wrong, TOLERANCES["onnx"], str(tmp_path / "out"))
-    monkeypatch.chdir(tmp_path)
-    runpy.run_path("out.py")
+    runpy.run_path(str(tmp_path / "out.py"))
     assert "probability largest difference 0.01" in capsys.readouterr().out
 
 

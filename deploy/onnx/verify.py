@@ -39,11 +39,14 @@ TOLERANCES = {
 
 _SCRIPT = '''"""Run {model} on the inputs of {data} and print how far each output is from what was expected."""
 
+from pathlib import Path
+
 import numpy as np
 import onnxruntime
 
-data = np.load({data!r})
-session = onnxruntime.InferenceSession({model!r}, providers=["CPUExecutionProvider"])
+here = Path(__file__).parent
+data = np.load(here / {data!r})
+session = onnxruntime.InferenceSession(here / {model!r}, providers=["CPUExecutionProvider"])
 wanted = [name.removeprefix("expected/") for name in data if name.startswith("expected/")]
 feeds = {{name.removeprefix("input/"): data[name] for name in data if name.startswith("input/")}}
 for name, found in zip(wanted, session.run(wanted, feeds)):
