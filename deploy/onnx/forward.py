@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from edgerev.deploy.onnx.parameters import kernel_rank, rank
 from edgerev.errors import ExportError
 from edgerev.kernels.layout import FRACTION_BITS, Activation, DType, NormKind, Op
-from edgerev.program import Region, Tensor
+from edgerev.program import Instruction, Program, Region, Tensor
 
 if TYPE_CHECKING:
     from edgerev.deploy.onnx.writer import Call
@@ -181,11 +181,15 @@ def _norm(call: Call) -> None:
     call.write("y", y)
 
 
+def mask_name(program: Program, step: Instruction) -> str:
+    """Return the name of the input that holds the mask of a DROPOUT."""
+    return f"{program.blocks[step.block]}.dropout{step.parameters['stream']}"
+
+
 def _dropout(call: Call) -> None:
     """Multiply by a mask that the caller draws: 0 or 1 / (1 - rate), shaped like a sample of ours."""
     shape, writer = call.tensor("x").shape, call.writer
-    place = writer.program.blocks[call.step.block]
-    name = f"{place}.dropout{call['stream']}"
+    name = mask_name(writer.program, call.step)
     if name not in writer.masks:
         writer.masks[name] = call["rate"]
         call.graph.input(name, "f4", (call.graph.samples, *shape))

@@ -10,6 +10,7 @@ import numpy as np
 from edgerev.arena import plan
 from edgerev.contents import KeptTensors
 from edgerev.deploy.onnx.export import NEXT, array_of, grid_step, make
+from edgerev.deploy.onnx.forward import mask_name
 from edgerev.deploy.onnx.parameters import layouts, plain
 from edgerev.deploy.onnx.update import POWERS
 from edgerev.deploy.ort import open_session
@@ -131,7 +132,7 @@ def masks(learner: Learner, n: int) -> dict[str, np.ndarray]:
     shapes = {}
     with program.section("draw"):
         for step in drops:
-            name = f"{theirs.blocks[step.block]}.dropout{step.parameters['stream']}"
+            name = mask_name(theirs, step)
             if name not in shapes:
                 shapes[name] = theirs.decode_tensor(step.operands["y"]).shape
                 mask = program.tensor(name, shapes[name], Region.IO, capacity=n)
