@@ -62,3 +62,7 @@ class KernelError(EdgerevError):
 
 class BundleError(EdgerevError):
     """A bundle cannot be made or pushed, is damaged, or does not fit the device; what runs there is not touched."""
+
+
+class ExportError(EdgerevError):
+    """A model cannot be written for another runtime, or that runtime cannot run it; nothing was written."""

@@ -274,6 +274,18 @@ class Remembering:
         self.runtime.run("ridge_fade", 1)
         self._stale = True
 
+    @exclusive
+    def settle(self) -> None:
+        """Bring the weights of a head in closed form up to its sums, as predicting does before it answers.
+
+        Raises
+        ------
+        NumericError
+            There are no sums yet, or they cannot be solved.
+        """
+        if self._stale:
+            self._solve()
+
     def _need_sums(self) -> None:
         if not self.net.head.closed_form:
             raise UsageError("this net has no ridge head; make it with Head(kind='ridge')")

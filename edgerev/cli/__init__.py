@@ -29,6 +29,7 @@ VERBS = {
     "bench": "measure exactness, speed and memory",
     "build": "make a bundle, or a wheel, for another machine",
     "push": "install a bundle on a device over ssh, or go back to the one before",
+    "export": "write a model for another runtime: as an ONNX graph",
     "demo": "train continually on handwritten digits and report",
 }
 

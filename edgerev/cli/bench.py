@@ -15,7 +15,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     benchmarks = parser.add_subparsers(dest="benchmark", required=True, metavar="BENCHMARK")
     for prepare in (
         _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
-        _prepare_depth, _prepare_continual, _prepare_gas, _prepare_wearer,
+        _prepare_depth, _prepare_continual, _prepare_gas, _prepare_wearer, _prepare_onnx,
     ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -294,4 +294,28 @@ def _depth(args: argparse.Namespace) -> dict[str, Any]:
     )
     if args.plot:
         plot_depth(figures, args.plot)
+    return figures
+
+
+def _prepare_onnx(benchmarks: Any) -> argparse.ArgumentParser:
+    onnx = benchmarks.add_parser("onnx", help="memory and time of a train-step graph against depth")
+    onnx.add_argument("--preset", choices=("mlp", "har", "vis"), default="vis", help="kind of reference net (vis)")
+    onnx.add_argument("--depths", type=_numbers, default=[8, 64], metavar="LIST", help="blocks (8,64)")
+    onnx.add_argument("--batch", type=int, default=16, help="samples (16)")
+    onnx.add_argument("--steps", type=int, default=3, help="steps of each (3)")
+    onnx.add_argument("--threads", type=int, default=1, help="threads (1)")
+    _plot(onnx, "memory against depth")
+    onnx.set_defaults(measure=_onnx, show="show_onnx")
+    return onnx
+
+
+def _onnx(args: argparse.Namespace) -> dict[str, Any]:
+    from edgerev.tools.bench_onnx import onnx_figures, plot_onnx
+
+    _check_plot(args)
+    figures = onnx_figures(
+        args.preset, depths=args.depths, batch=args.batch, steps=args.steps, threads=args.threads
+    )
+    if args.plot:
+        plot_onnx(figures, args.plot)
     return figures

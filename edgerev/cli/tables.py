@@ -165,6 +165,17 @@ def show_depth(figures: dict[str, Any]) -> None:
         print(f"time per sample differs by {figures['sample_spread']:.1%} at most, {blocks} blocks")
 
 
+def show_onnx(figures: dict[str, Any]) -> None:
+    """Print memory and time of a training step that onnxruntime runs, by depth."""
+    columns = [
+        ("blocks", number("depth", "d")), ("parameters B", number("parameter_bytes", ",d")),
+        ("loading B", number("load_bytes", ",d")), ("growth B", number("growth_bytes", ",d")),
+        ("ms a step", number("step_ms", ".1f")),
+    ]  # fmt: skip
+    print("\n".join(table(columns, figures["rows"])))
+    print(f"growth while training rises by {figures['rise']:.2f} times what parameters do, batch {figures['batch']}")
+
+
 def show_targets(figures: dict[str, Any]) -> None:
     """Print a line for each target."""
     columns = [
