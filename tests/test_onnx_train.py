@@ -93,6 +93,13 @@ def test_optimizers(optimizer, tmp_path):
     check(jittered(Learner(net_of(RMSNorm(), Dense(8), shape=(5,)), optimizer=optimizer)), tmp_path, steps=6)
 
 
+@pytest.mark.parametrize("optimizer", OPTIMIZERS, ids=str)
+def test_a_task_leaves_the_answers_of_others(optimizer, tmp_path):
+    learner = jittered(Learner(net_of(Dense(8), shape=(5,), tasks=3), optimizer=optimizer))
+    learner.task = 1
+    check(learner, tmp_path, steps=3)
+
+
 @pytest.mark.parametrize(
     ("loss", "tasks"), [(loss, tasks) for loss in LOSSES for tasks in (1, 2) if tasks == 1 or not loss.weights], ids=str
 )

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from edgerev.deploy.onnx.backward import kernel_gradients
 from edgerev.kernels import layout
 from edgerev.kernels.layout import ClipKind, Op, UpdateKind
@@ -64,6 +66,15 @@ def _averaged(call: Call, moment: str, value: str, beta: float) -> str:
 
 
 def _update(call: Call) -> None:
+    before = {name: call.read(name) for name in ("w", "m", "v", "path") if call.has(name)}
+    _update_all(call)
+    if call["outputs"] and call.task >= 0:  # the columns of other tasks stay
+        own = np.arange(call.tensor("w").shape[2]) // call["outputs"] == call.task
+        for name, old in before.items():
+            call.write(name, call.add("Where", call.graph.constant(own, "?"), call.read(name), old))
+
+
+def _update_all(call: Call) -> None:
     raw, w = call.read("g"), call.read("w")
     g = call.add("Mul", raw, call.writer.slots[layout.V_CLIP]) if call["clip"] else raw
     if call.has("importance"):
