@@ -172,9 +172,10 @@ def _fill(
             values[:] = place.layout.from_onnx(array)
     counters = runtime.view("counters")
     counters[C_STEP] = weights.steps + (0 if weights.absolute else counters[C_STEP])
-    if weights.absolute and isinstance(learner.recipe.optimizer, AdamW):
+    if weights.absolute:
         scalars, optimizer = runtime.view("scalars"), learner.recipe.optimizer
-        scalars[V_POWER1], scalars[V_POWER2] = (_power(b, weights.steps) for b in (optimizer.beta1, optimizer.beta2))
+        betas = (optimizer.beta1, optimizer.beta2) if isinstance(optimizer, AdamW) else (0.0, 0.0)
+        scalars[V_POWER1], scalars[V_POWER2] = (_power(beta, weights.steps) for beta in betas)
 
 
 def _power(beta: float, steps: int) -> float:

@@ -64,6 +64,7 @@ class Graph:
     ----------
     batch : size of the first axis of all samples, or None where it is left open
     inputs : name, dtype and shape of what goes in
+    kept : names of inputs that stay although nothing reads them
     scope : prefix of the names of nodes that are added now, such as ``block3/F/backward/dx1``
     """
 
@@ -73,6 +74,7 @@ class Graph:
         self.name, self.opset, self.batch, self.scope = name, opset, batch, ""
         self._nodes: list[_Node] = []
         self.inputs: list[Port] = []
+        self.kept: set[str] = set()
         self._outputs: list[Port] = []
         self._initializers: dict[str, np.ndarray] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
@@ -151,7 +153,7 @@ class Graph:
         helper, numpy_helper = onnx.helper, onnx.numpy_helper
         nodes = self._live()
         read = {name for node in nodes for name in node.inputs}
-        inputs = [port for port in self.inputs if port.name in read]
+        inputs = [port for port in self.inputs if port.name in read or port.name in self.kept]
         kept = {name: array for name, array in self._initializers.items() if name in read}
         if sum(array.nbytes for array in kept.values()) > _MOST_BYTES:
             raise ExportError(f"{self.name} has more than {_MOST_BYTES} bytes; expected less; export a smaller net")

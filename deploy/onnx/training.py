@@ -87,6 +87,7 @@ def _take(export: Export) -> list[int]:
     for number in numbers:
         name = export.program.names[number]
         writer.newest[number] = export.graph.input(name, "f4", writer.layout(number).onnx_shape)
+        export.graph.kept.add(name)  # the runtime feeds all of them, whatever a graph reads
     return numbers
 
 
