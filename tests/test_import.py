@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from test_onnx import jittered, net_of, samples
 from test_onnx_train import targets
-from test_ort_training import train_both, training_python, worker  # noqa: F401
+from test_ort_training import train_both, worker  # noqa: F401
 
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")

@@ -27,6 +27,7 @@ from edgerev.layers import Adapter, Conv2d, Dense, Dropout, ReLU, RMSNorm  # noq
 from edgerev.learner import Learner  # noqa: E402
 from edgerev.optimizers import SGD, AdamW, Clip, Lion, RateSchedule  # noqa: E402
 from edgerev.presets import preset  # noqa: E402
+from edgerev.tools.child import link_package  # noqa: E402
 
 ROOT = Path(__file__).parents[1]
 STEPS = 50
@@ -40,10 +41,7 @@ class Worker:
     """The other environment, started once."""
 
     def __init__(self, python, folder):
-        package = folder / "edgerev"  # that environment needs no install: NumPy and the runtime are enough
-        package.mkdir()
-        for path in [*(ROOT / "edgerev").iterdir(), *(ROOT / name for name in ("kernels", "deploy", "tools"))]:
-            (package / path.name).symlink_to(path)
+        link_package(str(folder))  # that environment needs no install: NumPy and the runtime are enough
         self.process = subprocess.Popen(
             [python, ROOT / "tests" / "ort_training_worker.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
             text=True, env={**os.environ, "PYTHONPATH": str(folder)},
@@ -57,14 +55,6 @@ class Worker:
     def close(self):
         self.process.stdin.close()
         assert self.process.wait(timeout=60) == 0
-
-
-@pytest.fixture(scope="session")
-def training_python():
-    python = os.environ.get("EDGEREV_ORT_TRAINING_PYTHON")
-    if not python:
-        pytest.skip("set EDGEREV_ORT_TRAINING_PYTHON to a Python with onnxruntime-training 1.19.2")
-    return python
 
 
 @pytest.fixture(scope="session")
