@@ -6,6 +6,7 @@ EDGEREV_ORT_TRAINING_PYTHON to a Python that has onnxruntime-training 1.19.2, or
 
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -345,3 +346,16 @@ def test_a_folder_of_something_else_stays(cli, tmp_path):
     assert done.code == 2
     assert "is no such export" in done.err
     assert os.listdir(other) == ["letter.txt"]
+
+
+def test_documentation_runs_as_shown(cli, training_python, tmp_path):
+    learner, page = Learner(preset("table"), batch=4), (ROOT / "docs" / "onnx.md").read_text()
+    learner.save(str(tmp_path / "model.edgerev"))
+    write_folder(make_training(learner), str(tmp_path / "training"))
+    link_package(str(tmp_path))
+    (block,) = re.findall(r"^```py\n(.*?)^```", page, flags=re.M | re.S)
+    done = subprocess.run([training_python, "-c", block], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    done = cli("import", tmp_path / "training", "--into", tmp_path / "model.edgerev", "-o", tmp_path / "new.edgerev")
+    assert done.code == 0
+    assert Learner.load(str(tmp_path / "new.edgerev")).steps == 10
