@@ -48,6 +48,11 @@ class _Node(NamedTuple):
     def domain(self) -> str:
         return self.attributes.get("domain", "")
 
+    @property
+    def name(self) -> str:
+        """That of its first output that is computed."""
+        return next(filter(None, self.outputs))
+
 
 class Port(NamedTuple):
     """An input or output of the graph."""
@@ -86,10 +91,15 @@ class Graph:
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
         """Add a node with one output and return the name of that; its `domain` is one of the attributes."""
+        return self.add_several(op, *inputs, outputs=1, **attributes)[0]
+
+    def add_several(self, op: str, *inputs: str, outputs: int, left_out: int = 0, **attributes: Any) -> list[str]:
+        """Add a node and return the names of its outputs, of which the first `left_out` are not computed."""
         name = self._unique(f"{self.scope}/{op}" if self.scope else op)
-        self._nodes.append(_Node(op, list(inputs), [name], attributes))
-        self._produced.add(name)
-        return name
+        names = [name, *(self._unique(f"{name}/{index}") for index in range(1, outputs))]
+        self._nodes.append(_Node(op, list(inputs), [""] * left_out + names, attributes))
+        self._produced.update(names)
+        return names
 
     def reduce(self, op: str, x: str, axes: Sequence[int], *, keepdims: bool = False) -> str:
         """Add a reduction over `axes`."""
@@ -159,7 +169,7 @@ class Graph:
             raise ExportError(f"{self.name} has more than {_MOST_BYTES} bytes; expected less; export a smaller net")
         model = helper.make_model(
             helper.make_graph(
-                [helper.make_node(*node[:3], name=node.outputs[0], **node.attributes) for node in nodes],
+                [helper.make_node(*node[:3], name=node.name, **node.attributes) for node in nodes],
                 self.name, [_value_info(helper, port) for port in inputs],
                 [_value_info(helper, port) for port in self._outputs],
                 [numpy_helper.from_array(array, name) for name, array in kept.items()],
