@@ -65,10 +65,10 @@ def worker(training_python, tmp_path_factory):
     worker.close()
 
 
-def train_both(worker, learner, folder, *, n=4, steps=STEPS, rates=None, opset=17):
+def train_both(worker, learner, folder, *, n=4, steps=STEPS, rates=None, **form):
     """Train there and here; return what came of it there, and our losses."""
     random, x, y, drawn, losses = np.random.default_rng(6), [], [], [], []
-    write_folder(make_training(learner, opset=opset), str(folder / "model"))
+    write_folder(make_training(learner, **form), str(folder / "model"))
     for _ in range(steps):
         x.append(samples(learner, n, seed=random))
         y.append(targets(learner, n, random))
@@ -118,11 +118,11 @@ def test_fifty_steps_of_optimizers(worker, optimizer, tmp_path):
     check(worker, jittered(Learner(deep_net(), batch=4, optimizer=optimizer)), tmp_path)
 
 
-@pytest.mark.parametrize("opset", [17, 18])
+@pytest.mark.parametrize("form", [{"opset": 17}, {"opset": 18, "batch": 4}], ids=str)
 @pytest.mark.parametrize("kind", ["function", "global", "adaptive"])
-def test_clipping(worker, kind, opset, tmp_path):
+def test_clipping(worker, kind, form, tmp_path):
     learner = jittered(Learner(net_of(Dense(8), shape=(5,)), batch=4, optimizer=AdamW(1e-3), clip=Clip(0.05, kind)))
-    check(worker, learner, tmp_path, opset=opset)
+    check(worker, learner, tmp_path, **form)
 
 
 def test_pull_of_a_consolidation(worker, tmp_path):

@@ -200,5 +200,5 @@ def _model(main: _Nodes, done: str, moments: int, producer: str) -> onnx.ModelPr
         opset_imports=[helper.make_opsetid("", _OPSET), helper.make_opsetid(DOMAIN, 1)], ir_version=IR_VERSION,
         producer_name="edgerev", producer_version=producer,
     )  # fmt: skip
-    onnx.checker.check_model(model)
+    onnx.checker.check_model(model, full_check=True)
     return model
