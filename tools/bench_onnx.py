@@ -143,5 +143,5 @@ def plot_onnx(figures: dict[str, Any], path: str) -> None:
     axis.set_ylabel("resident memory, MiB")
     axis.set_ylim(bottom=0)
     axis.legend()
-    figure.suptitle(f"train-step of {figures['preset']}, batch {figures['batch']}")
+    figure.suptitle(f"{figures['preset']} in onnxruntime, batch {figures['batch']}")
     figure.savefig(path, format="svg")
