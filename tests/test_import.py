@@ -1,5 +1,6 @@
 """`edgerev import`: weights that another runtime trained come back, or nothing happens."""
 
+import contextlib
 import json
 import os
 
@@ -12,11 +13,13 @@ from test_ort_training import train_both, worker  # noqa: F401
 onnx = pytest.importorskip("onnx", reason="the package onnx is not installed")
 onnxruntime = pytest.importorskip("onnxruntime", reason="the package onnxruntime is not installed")
 
+from edgerev.deploy.onnx.bring_back import bring_back  # noqa: E402
 from edgerev.deploy.onnx.export import export  # noqa: E402
 from edgerev.deploy.onnx.training import make_training, write_folder  # noqa: E402
 from edgerev.deploy.onnx.verify import state  # noqa: E402
 from edgerev.deploy.onnx.wire import CHECKSUM  # noqa: E402
 from edgerev.deploy.ort import TrainStep  # noqa: E402
+from edgerev.errors import CheckpointError  # noqa: E402
 from edgerev.layers import Adapter, Conv2d, Dense, Depthwise, GroupNorm, ReLU  # noqa: E402
 from edgerev.learner import Learner  # noqa: E402
 from edgerev.optimizers import SGD, AdamW, Lion  # noqa: E402
@@ -163,6 +166,9 @@ def step(tmp_path):
         (lambda arrays: arrays.pop("head.0.bias.moment2"), ["lacks head.0.bias.moment2"]),
         (lambda arrays: arrays.pop("scalars.power1"), ["lacks scalars.power1"]),
         (lambda arrays: arrays.pop("edgerev.steps"), ["cannot be read as weights"]),
+        (lambda arrays: arrays.update({"edgerev.steps": np.array(-3)}), ["it counts -3 steps"]),
+        (lambda arrays: arrays.update({"edgerev.steps": np.array(np.inf)}), ["cannot be read as weights"]),
+        (lambda arrays: arrays.update({"edgerev.steps": np.arange(3)}), ["cannot be read as weights"]),
         (lambda arrays: arrays.update(more=np.zeros(3, "f4")), ["has more besides"]),
         (lambda arrays: arrays.update({"head.0.bias": np.zeros(3, "f4")}), ["has head.0.bias of float32 [3], not"]),
         (lambda arrays: arrays.update({"head.0.bias": np.zeros(10)}), ["has head.0.bias of float64 [10], not float32"]),
@@ -190,6 +196,21 @@ def test_damaged_files(cli, step, tmp_path):
     path.write_bytes(b"letter to a friend" * 9)
     refused(cli, path, tmp_path, "cannot be read as weights", "expected a checkpoint of onnxruntime-training")
     refused(cli, tmp_path / "nothing", tmp_path, "cannot be read as weights")
+
+
+def test_any_damage_is_an_error_of_ours(step, tmp_path):
+    """Or goes unnoticed, in a format without a checksum: then it is numbers of the right names and shapes."""
+    random, learner = np.random.default_rng(0), Learner.load(str(tmp_path / "model.edgerev"))
+    files = [(tmp_path / "trained.npz").read_bytes(), make_training(learner)["checkpoint"]]
+    for content in files:
+        for _ in range(300):
+            data = bytearray(content)
+            for place in random.integers(0, len(data), 3):
+                data[place] ^= 1 << random.integers(0, 8)
+            (tmp_path / "broken").write_bytes(data)
+            with contextlib.suppress(CheckpointError):
+                bring_back(learner, str(tmp_path / "broken"))
+    assert np.isfinite(learner.predict_proba_many(samples(learner, 2))).all()
 
 
 def test_another_model(cli, step, tmp_path):

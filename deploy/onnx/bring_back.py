@@ -26,7 +26,12 @@ from edgerev.runtime import Runtime
 
 _MODEL_INPUTS = ("input.mean", "input.scale")
 _ZIP = b"PK"
-_DAMAGED = (ValueError, LookupError, EOFError, OSError, UnicodeDecodeError, zipfile.BadZipFile, zlib_error)
+_MOST_STEPS = 2**62
+# what damage makes the readers of zip and .npy files raise
+_DAMAGED = (
+    ValueError, LookupError, TypeError, ArithmeticError, EOFError, OSError, MemoryError, RuntimeError,
+    zipfile.BadZipFile, zlib_error,
+)  # fmt: skip
 
 
 class Weights(NamedTuple):
@@ -61,16 +66,24 @@ def read_weights(path: str) -> Weights:
     try:
         with open(path, "rb") as file:
             data = memoryview(file.read())
-        if data[4:8] == IDENTIFIER:
-            return _from_checkpoint(data)
-        if data[:2] == _ZIP:
-            return _from_step(data)
-        return Weights("onnx", arrays(data)[0], 0)
+        return _read(data)
     except _DAMAGED as error:
         raise CheckpointError(
             f"{path} cannot be read as weights ({error}); expected a checkpoint of onnxruntime-training, an .npz file "
             "that TrainStep.save wrote, or an ONNX model that `edgerev export` wrote; copy or write it again"
         ) from error
+
+
+def _read(data: memoryview) -> Weights:
+    if data[4:8] == IDENTIFIER:
+        found = _from_checkpoint(data)
+    elif data[:2] == _ZIP:
+        found = _from_step(data)
+    else:
+        found = Weights("onnx", arrays(data)[0], 0)
+    if not 0 <= found.steps < _MOST_STEPS:
+        raise ValueError(f"it counts {found.steps} steps")
+    return found
 
 
 def _from_checkpoint(data: memoryview) -> Weights:
@@ -106,7 +119,8 @@ def bring_back(learner: Learner, path: str) -> Weights:
     if weights.format == "ort-training" and not learner.recipe.optimizer.moments:  # that runtime keeps one all the same
         given = {name: array for name, array in given.items() if not name.endswith(".moment1")}
     _check(path, weights.format, given, places, _wanted(learner, weights.format))
-    learner.replace(lambda runtime: _fill(runtime, learner, given, places, weights))
+    weights = weights._replace(arrays=given)
+    learner.replace(lambda runtime: _fill(runtime, learner, weights, places))
     return weights
 
 
@@ -160,10 +174,8 @@ def _check(path: str, format: str, given: dict[str, np.ndarray], places: dict[st
         )
 
 
-def _fill(
-    runtime: Runtime, learner: Learner, given: dict[str, np.ndarray], places: dict[str, _Place], weights: Weights
-) -> None:
-    for name, array in given.items():
+def _fill(runtime: Runtime, learner: Learner, weights: Weights, places: dict[str, _Place]) -> None:
+    for name, array in weights.arrays.items():
         place, view = places[name], runtime.view(places[name].number)
         values = np.frombuffer(view, "f4")
         if place.slot >= 0:
