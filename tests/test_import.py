@@ -195,6 +195,7 @@ def test_damaged_files(cli, step, tmp_path):
             refused(cli, path, tmp_path, str(path))
     path.write_bytes(b"letter to a friend" * 9)
     refused(cli, path, tmp_path, "cannot be read as weights", "expected a checkpoint of onnxruntime-training")
+    refused(cli, tmp_path / "step.onnx", tmp_path, 'a graph of format "train-step"')
     refused(cli, tmp_path / "nothing", tmp_path, "cannot be read as weights")
 
 

@@ -80,7 +80,11 @@ def _read(data: memoryview) -> Weights:
     elif data[:2] == _ZIP:
         found = _from_step(data)
     else:
-        found = Weights("onnx", arrays(data)[0], 0)
+        values, metadata = arrays(data)
+        format = metadata.get("edgerev.format", '"onnx"')
+        if format != '"onnx"':
+            raise ValueError(f"it is a graph of format {format}, whose values are still those of its export")
+        found = Weights("onnx", values, 0)
     if not 0 <= found.steps < _MOST_STEPS:
         raise ValueError(f"it counts {found.steps} steps")
     return found
