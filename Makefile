@@ -5,8 +5,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py
+ORT_TRAINING := .venv-ort-training
 
-.PHONY: demo test test-long lint types clean
+.PHONY: demo test test-long lint types ort-training clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed-demo
@@ -26,8 +27,11 @@ types: $(VENV)/.installed-test $(VENV)/.installed-lint
 	@rm -rf .types && mkdir -p .types/edgerev && ln -s $(CURDIR)/edgerev/* $(CURDIR)/kernels $(CURDIR)/deploy $(CURDIR)/tools .types/edgerev
 	cd .types && MYPYPATH=$(CURDIR)/.types ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p edgerev
 
+# onnxruntime-training installs the same module as onnxruntime: tests run it in an environment of its own.
+ort-training: $(ORT_TRAINING)/.installed
+
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .types .ruff_cache .hypothesis demo-output $(VENV)/.installed-*
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .types .ruff_cache .hypothesis demo-output $(VENV)/.installed-* $(ORT_TRAINING)/.installed
 	find edgerev kernels deploy tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of extras: installed again only when the project's requirements have changed.
@@ -45,3 +49,11 @@ $(BIN)/python:
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 		echo "$(PYTHON) cannot make a virtual environment; on Debian: apt install python3-venv"; exit 1; }
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
+
+$(ORT_TRAINING)/.installed: Makefile
+	@$(PYTHON) -c 'import platform, sys; sys.exit(not ((3, 10) <= sys.version_info[:2] <= (3, 12) and platform.machine() == "x86_64"))' || { \
+		echo "onnxruntime-training 1.19.2 needs Python 3.10 to 3.12 on x86-64; name one: make PYTHON=/path/to/python3 ort-training"; exit 1; }
+	$(PYTHON) -m venv $(ORT_TRAINING) || { rm -rf $(ORT_TRAINING); exit 1; }
+	$(ORT_TRAINING)/bin/python -m pip install --quiet --disable-pip-version-check \
+		onnxruntime-training==1.19.2 'onnx>=1.16,<1.24' 'numpy>=1.26,<3'
+	@touch $@

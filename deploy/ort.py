@@ -7,17 +7,20 @@ before its last use; with two nothing is copied, and a step that fails leaves th
 
 from __future__ import annotations
 
-import json
+import io
 import math
 from typing import Any
 
 import numpy as np
 
-from edgerev.deploy.onnx.wire import load
-from edgerev.errors import DataError, ExportError, NumericError, UsageError
+from edgerev.deploy.onnx.wire import described, load
+from edgerev.deploy.ort_feeds import Feeds
+from edgerev.errors import ExportError, NumericError, UsageError
+from edgerev.files import write_whole
 from edgerev.numbers import INT32_MAX, whole
 
 NEXT = ".next"
+STEPS = "edgerev.steps"  # name of the count of steps in a file that `save` writes
 PROVIDERS = {
     "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider",
 }  # fmt: skip
@@ -112,18 +115,15 @@ class TrainStep:
         loaded = load(path)
         self._session = open_session(path, loaded.model, loaded.opset, provider, threads)
         runtime = need_runtime()
-        self.metadata = {
-            key.removeprefix("edgerev."): json.loads(text) for key, text in loaded.metadata.items()
-            if key.startswith("edgerev.")
-        }  # fmt: skip
+        self.metadata = described(loaded)
         if self.metadata.get("format") != "train-step":
             raise ExportError(
                 f"{path} is an ONNX model of format {self.metadata.get('format')}; expected a train-step; export one "
                 "with `edgerev export --format train-step`"
             )
         self.steps, self._device = 0, "cpu" if provider == "cpu" else "cuda"
-        self._inputs = {port.name: port for port in self._session.get_inputs()}
-        self._random = np.random.default_rng(seed)
+        ports = {port.name: (_INPUT_TYPES[port.type], list(port.shape)) for port in self._session.get_inputs()}
+        self._feeds = Feeds(self.metadata, ports, seed)
         self._value = runtime.OrtValue.ortvalue_from_numpy
         self._names = list(loaded.initial)
         self._current = {name: self._value(array, self._device, 0) for name, array in loaded.initial.items()}
@@ -161,12 +161,7 @@ class TrainStep:
             The loss is not finite; nothing was learned.
         """
         rate = self.metadata["rate"] if rate is None else rate
-        feeds = {"x": self._checked("x", x), "y": self._checked("y", y), "learning_rate": np.array(rate, "f4")}
-        if len(feeds["x"]) != len(feeds["y"]):
-            raise DataError(f"{len(feeds['x'])} samples, {len(feeds['y'])} targets; expected as many; pass each one")
-        self._check_targets(feeds["y"])
-        masks = self._drawn(len(feeds["x"])) if masks is None else masks
-        feeds.update({name: self._checked(name, masks[name]) for name in self.metadata["dropout"]})
+        feeds = {**self._feeds.arrays(x, y, masks), "learning_rate": np.array(rate, "f4")}
         binding = self._bindings[self.steps % 2]
         kept = [self._feed(binding, name, array) for name, array in feeds.items()]
         self._session.run_with_iobinding(binding)
@@ -183,42 +178,25 @@ class TrainStep:
 
     def _feed(self, binding: Any, name: str, array: np.ndarray) -> Any:
         """Bind an input, and return what has to stay alive until the run is over."""
-        if name not in self._inputs:
+        if name not in self._feeds.ports:
             return None
         value = self._value(array, self._device, 0)
         binding.bind_ortvalue_input(name, value)
         return value, array
 
-    def _checked(self, name: str, values: Any) -> np.ndarray:
-        """Return an input as the graph wants it."""
-        port = self._inputs[name]
-        array = np.ascontiguousarray(values, _INPUT_TYPES[port.type])
-        sizes = list(port.shape)
-        fits = array.ndim == len(sizes) and len(array) > 0 and all(
-            isinstance(size, str) or size == here for size, here in zip(sizes, array.shape)
-        )
-        if not fits:
-            raise DataError(f"{name} has shape {array.shape}; expected ({', '.join(map(str, sizes))}); reshape it")
-        if not np.isfinite(array).all():
-            raise DataError(f"{name} holds NaN or infinity; expected finite numbers; remove or repair them")
-        return array
-
-    def _check_targets(self, y: np.ndarray) -> None:
-        head = self.metadata["net"]["head"]
-        if y.dtype == np.int64 and not ((y >= 0) & (y < head["outputs"])).all():
-            raise DataError(
-                f"labels are in {y.min()} .. {y.max()}; expected 0 .. {head['outputs'] - 1}; map them to class numbers"
-            )
-        if self.metadata["loss"] in ("BINARY_CROSS_ENTROPY", "SOFT_CROSS_ENTROPY") and abs(y - 0.5).max() > 0.5:
-            raise DataError(f"targets are in {y.min()} .. {y.max()}; expected 0 .. 1; repair the data")
-
-    def _drawn(self, n: int) -> dict[str, np.ndarray]:
-        found = {}
-        for name, rate in self.metadata["dropout"].items():
-            kept = self._random.random((n, *self._inputs[name].shape[1:]), np.float32) >= rate
-            found[name] = kept.astype("f4") * np.float32(1 / (1 - rate))
-        return found
-
     def parameters(self) -> dict[str, np.ndarray]:
         """Return copies of parameters and optimizer state, by name and as they lie in ONNX."""
         return {name: np.array(value.numpy()) for name, value in self._current.items()}
+
+    def save(self, path: str) -> None:
+        """Write parameters, optimizer state and the count of steps as an ``.npz`` file, for `edgerev import`.
+
+        Raises
+        ------
+        OSError
+            It cannot be written; a file that was there is as it was.
+        """
+        content = io.BytesIO()
+        arrays: dict[str, Any] = {**self.parameters(), STEPS: np.array(self.steps)}
+        np.savez(content, **arrays)
+        write_whole(path, [content.getbuffer()])

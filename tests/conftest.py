@@ -54,3 +54,12 @@ def cli(cache, capsys):
         return Done(code, *capsys.readouterr())
 
     return run
+
+
+@pytest.fixture(scope="session")
+def training_python() -> str:
+    """Give the Python of an environment with onnxruntime-training, which installs the same module as onnxruntime."""
+    python = os.environ.get("EDGEREV_ORT_TRAINING_PYTHON")
+    if not python:
+        pytest.skip("set EDGEREV_ORT_TRAINING_PYTHON to a Python with onnxruntime-training 1.19.2, onnx and NumPy")
+    return python

@@ -75,6 +75,16 @@ def net_of(*layers, shape=(6, 6, 3), squeeze=False, **head):
     return Net(shape, stem, tuple(parts), Head(4, **head))
 
 
+@pytest.mark.parametrize(
+    ("shape", "stem"), [((5, 6, 3), Conv2d(16, 3)), ((2, 1, 1), Conv2d(16, 3)), ((12, 3), Conv1d(16, 3))]
+)
+def test_inverse_of_a_norm_at_the_exit(shape, stem, tmp_path):
+    """A runtime that moves the change of layout behind the norm sums channels in another order."""
+    for seed in range(5):
+        net = Net(shape, stem, (Block((RMSNorm(),)),), Head(4))
+        check(jittered(Learner(net, batch=4), seed), tmp_path, formats=("inverse",))
+
+
 @pytest.mark.parametrize("name", PRESETS)
 @pytest.mark.parametrize("opset", [17, 18])
 def test_presets(name, opset, tmp_path):

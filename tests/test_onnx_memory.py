@@ -28,6 +28,20 @@ def test_growth_does_not_follow_depth():
     assert deep["load_bytes"] - shallow["load_bytes"] <= 2 * more + 56 * STATE_BYTES / 4
 
 
+@pytest.mark.long
+def test_growth_in_onnxruntime_training_does_not_follow_depth(training_python):
+    figures = onnx_figures("vis", depths=(8, 64), batch=16, steps=2, training=training_python)
+    assert figures["training_rise"] <= 4
+    assert figures["own_rise"] > 20
+
+
+def test_benchmark_in_onnxruntime_training(cli, training_python):
+    options = ("--depths", "1,6", "--batch", "64", "--steps", "2", "--training", training_python)
+    done = cli("bench", "onnx", "--preset", "mlp", *options)
+    assert done.code == 0
+    assert "with that one's own gradient graph it rises by" in done.out
+
+
 def test_benchmark_of_a_small_net(cli, tmp_path):
     done = cli("bench", "onnx", "--preset", "mlp", "--depths", "1,3", "--batch", "2", "--steps", "2", "--json")
     assert (done.code, done.err) == (0, "")

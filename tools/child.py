@@ -18,12 +18,31 @@ from edgerev.errors import EdgerevError
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
-def measured_alone(function: str, **options: Any) -> Any:
+def link_package(folder: str) -> None:
+    """Make a package `edgerev` in a folder, of links to this one, for a Python in which it is not installed.
+
+    Parameters
+    ----------
+    folder : what that Python is to start in
+    """
+    import edgerev
+
+    package = os.path.join(folder, "edgerev")
+    os.mkdir(package)
+    places = [os.path.join(edgerev.__path__[0], name) for name in os.listdir(edgerev.__path__[0])]
+    places += [import_module(f"edgerev.{name}").__path__[0] for name in ("kernels", "deploy", "tools")]
+    for place in dict.fromkeys(places):
+        os.symlink(place, os.path.join(package, os.path.basename(place)))
+
+
+def measured_alone(function: str, *, python: str = sys.executable, packages: str = "", **options: Any) -> Any:
     """Return what a function returns in a process of its own, in which NumPy computes with one thread.
 
     Parameters
     ----------
     function : ``module:function``
+    python : the Python of another environment
+    packages : folder to start in, where `link_package` has been
     **options : its arguments, which must survive JSON, like what it returns
 
     Raises
@@ -31,8 +50,8 @@ def measured_alone(function: str, **options: Any) -> Any:
     EdgerevError
         The process failed; the message ends with what it said.
     """
-    command = [sys.executable, "-m", "edgerev.tools.child", function, json.dumps(options)]
-    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, capture_output=True)
+    command = [python, "-m", "edgerev.tools.child", function, json.dumps(options)]
+    done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, cwd=packages or None, capture_output=True)
     said = done.stderr.decode(errors="replace")
     if done.returncode:
         raise EdgerevError(f"measuring failed (`{function}`):\n{said[-2000:]}")

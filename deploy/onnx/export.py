@@ -12,7 +12,7 @@ from edgerev import __version__
 from edgerev.deploy.onnx.graph import Graph
 from edgerev.deploy.onnx.parameters import rank
 from edgerev.deploy.onnx.update import POWERS
-from edgerev.deploy.onnx.writer import Writer
+from edgerev.deploy.onnx.writer import ENTRIES, Entries, Writer
 from edgerev.errors import UsageError
 from edgerev.files import write_whole
 from edgerev.kernels.layout import FRACTION_BITS, DType
@@ -44,19 +44,21 @@ def grid_step(net: Net) -> float:
     return 1.0 if dtype == DType.F32 else 2.0 ** -FRACTION_BITS[dtype]
 
 
-class _Export:
+class Export:
     """One learner on its way into a graph."""
 
-    def __init__(self, learner: Learner, format: str, opset: int, batch: int | None) -> None:
+    def __init__(
+        self, learner: Learner, format: str, opset: int, batch: int | None, entries: Entries = ENTRIES
+    ) -> None:
         self.learner, self.net = learner, learner.net
         size = 1 if batch is None else batch
         recipe = learner.recipe.replace(batch=size)
-        if format == "train-step":  # whoever feeds the samples augments them
+        if format in ("train-step", "ort-training"):  # whoever feeds the samples augments them
             recipe = recipe.replace(augment=Augment())
         self.program = lower(learner.net, recipe, Schedule(size, size))
         self.graph = Graph(f"edgerev {format}", opset, batch)
         counters = list(learner.runtime.view("counters"))
-        self.writer = Writer(self.graph, self.program, self.values, counters, {})
+        self.writer = Writer(self.graph, self.program, self.values, counters, {}, entries)
         self.metadata: dict[str, Any] = {
             "format": format, "classes": learner.classes, "net": learner.net.to_dict(), "loss": recipe.loss.number.name,
             "mean": self.values("input.mean").tolist(), "scale": self.values("input.scale").tolist(),
@@ -108,8 +110,11 @@ class _Export:
         add, full = self.graph.add, shape3(shape)
         axes, width = rank(full), full[2] // 2
         value = self.graph.input(name, dtype, self.shape(*shape))
-        value = add("Reshape", value, self.graph.integers(0, *full[2 - axes :]))
-        value = add("Transpose", value, perm=[0, 1 + axes, *range(1, 1 + axes)])
+        # as rows of channels: a Reshape after the Transpose keeps runtimes from moving that behind a norm, whose sums
+        # would then run in another order than those of `forward`
+        value = add("Reshape", value, self.graph.integers(0, -1, full[2]))
+        value = add("Transpose", value, perm=[0, 2, 1])
+        value = add("Reshape", value, self.graph.integers(0, full[2], *full[2 - axes : 2]))
         for half, number in enumerate(halves):
             ends = (half * width, (half + 1) * width, 1)
             self.writer.newest[number] = add("Slice", value, *(self.graph.integers(end) for end in ends))
@@ -152,8 +157,8 @@ class _Export:
         self.metadata["rate"] = self.learner.recipe.optimizer.rate
 
 
-FORMATS: dict[str, Callable[[_Export], None]] = {
-    "onnx": _Export.inference, "inverse": _Export.inverse, "forward": _Export.forward, "train-step": _Export.train_step,
+FORMATS: dict[str, Callable[[Export], None]] = {
+    "onnx": Export.inference, "inverse": Export.inverse, "forward": Export.forward, "train-step": Export.train_step,
 }  # fmt: skip
 
 
@@ -183,7 +188,7 @@ def make(learner: Learner, format: str, *, opset: int = 18, batch: int | None = 
         whole("batch", batch, 1, INT32_MAX)
     if format == "onnx":
         learner.settle()
-    export = _Export(learner, format, opset, batch)
+    export = Export(learner, format, opset, batch)
     learner.export("the graph", lambda _: FORMATS[format](export))
     metadata = {f"edgerev.{key}": json.dumps(value) for key, value in export.metadata.items()}
     return export.graph.build(metadata, __version__)

@@ -44,8 +44,17 @@ class _Node(NamedTuple):
     outputs: list[str]
     attributes: dict[str, Any]
 
+    @property
+    def domain(self) -> str:
+        return self.attributes.get("domain", "")
 
-class _Port(NamedTuple):
+    @property
+    def name(self) -> str:
+        """That of its first output that is computed."""
+        return next(filter(None, self.outputs))
+
+
+class Port(NamedTuple):
     """An input or output of the graph."""
 
     name: str
@@ -59,6 +68,8 @@ class Graph:
     Attributes
     ----------
     batch : size of the first axis of all samples, or None where it is left open
+    inputs : name, dtype and shape of what goes in
+    kept : names of inputs that stay although nothing reads them
     scope : prefix of the names of nodes that are added now, such as ``block3/F/backward/dx1``
     """
 
@@ -67,8 +78,9 @@ class Graph:
             raise UsageError(f"opset {opset}: expected {' or '.join(map(str, OPSETS))}; choose one of them")
         self.name, self.opset, self.batch, self.scope = name, opset, batch, ""
         self._nodes: list[_Node] = []
-        self._inputs: list[_Port] = []
-        self._outputs: list[_Port] = []
+        self.inputs: list[Port] = []
+        self.kept: set[str] = set()
+        self._outputs: list[Port] = []
         self._initializers: dict[str, np.ndarray] = {}
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
         self._used: dict[str, int] = {}
@@ -78,11 +90,16 @@ class Graph:
     # -- building ---------------------------------------------------------------------------------------------
 
     def add(self, op: str, *inputs: str, **attributes: Any) -> str:
-        """Add a node with one output and return the name of that."""
+        """Add a node with one output and return the name of that; its `domain` is one of the attributes."""
+        return self.add_several(op, *inputs, outputs=1, **attributes)[0]
+
+    def add_several(self, op: str, *inputs: str, outputs: int, left_out: int = 0, **attributes: Any) -> list[str]:
+        """Add a node and return the names of its outputs, of which the first `left_out` are not computed."""
         name = self._unique(f"{self.scope}/{op}" if self.scope else op)
-        self._nodes.append(_Node(op, list(inputs), [name], attributes))
-        self._produced.add(name)
-        return name
+        names = [name, *(self._unique(f"{name}/{index}") for index in range(1, outputs))]
+        self._nodes.append(_Node(op, list(inputs), [""] * left_out + names, attributes))
+        self._produced.update(names)
+        return names
 
     def reduce(self, op: str, x: str, axes: Sequence[int], *, keepdims: bool = False) -> str:
         """Add a reduction over `axes`."""
@@ -113,7 +130,7 @@ class Graph:
     def input(self, name: str, dtype: str, shape: tuple[int | str, ...]) -> str:
         """Add an input of the graph."""
         self._used[name] = 1
-        self._inputs.append(_Port(name, np.dtype(dtype), shape))
+        self.inputs.append(Port(name, np.dtype(dtype), shape))
         return name
 
     def output(self, name: str, value: str, dtype: str, shape: tuple[int | str, ...]) -> None:
@@ -121,7 +138,7 @@ class Graph:
         if value in self._renamed or value not in self._produced:
             value = self.add("Identity", value)  # an input, or what leaves under another name too
         self._renamed[value] = name
-        self._outputs.append(_Port(name, np.dtype(dtype), shape))
+        self._outputs.append(Port(name, np.dtype(dtype), shape))
 
     @property
     def samples(self) -> int | str:
@@ -146,18 +163,21 @@ class Graph:
         helper, numpy_helper = onnx.helper, onnx.numpy_helper
         nodes = self._live()
         read = {name for node in nodes for name in node.inputs}
-        inputs = [port for port in self._inputs if port.name in read]
+        inputs = [port for port in self.inputs if port.name in read or port.name in self.kept]
         kept = {name: array for name, array in self._initializers.items() if name in read}
         if sum(array.nbytes for array in kept.values()) > _MOST_BYTES:
             raise ExportError(f"{self.name} has more than {_MOST_BYTES} bytes; expected less; export a smaller net")
         model = helper.make_model(
             helper.make_graph(
-                [helper.make_node(*node[:3], name=node.outputs[0], **node.attributes) for node in nodes],
+                [helper.make_node(*node[:3], name=node.name, **node.attributes) for node in nodes],
                 self.name, [_value_info(helper, port) for port in inputs],
                 [_value_info(helper, port) for port in self._outputs],
                 [numpy_helper.from_array(array, name) for name, array in kept.items()],
             ),
-            opset_imports=[helper.make_opsetid("", self.opset)], ir_version=IR_VERSION, producer_name="edgerev",
+            opset_imports=[
+                helper.make_opsetid("", self.opset),
+                *(helper.make_opsetid(domain, 1) for domain in sorted({node.domain for node in nodes} - {""})),
+            ], ir_version=IR_VERSION, producer_name="edgerev",
             producer_version=producer,
         )  # fmt: skip
         checksum = content_checksum(model.graph.SerializeToString(), metadata)
@@ -181,5 +201,5 @@ class Graph:
         return live[::-1]
 
 
-def _value_info(helper: Any, port: _Port) -> Any:
+def _value_info(helper: Any, port: Port) -> Any:
     return helper.make_tensor_value_info(port.name, helper.np_dtype_to_tensor_dtype(port.dtype), list(port.shape))

@@ -57,12 +57,24 @@ def _clip(call: Call) -> None:
     slots[layout.V_CLIP] = shrunk
 
 
-def _scaled(call: Call, value: str, factor: float) -> str:
+def scaled(call: Call, value: str, factor: float) -> str:
+    """Return a value times a number."""
     return call.add("Mul", value, call.graph.constant(factor)) if factor != 1 else value
 
 
 def _averaged(call: Call, moment: str, value: str, beta: float) -> str:
-    return call.add("Add", _scaled(call, moment, beta), _scaled(call, value, 1 - beta))
+    return call.add("Add", scaled(call, moment, beta), scaled(call, value, 1 - beta))
+
+
+def gradient(call: Call) -> str:
+    """Return the gradient of an update, clipped, with the pull towards the anchor added."""
+    g = call.read("g")
+    if call["clip"]:
+        g = call.add("Mul", g, call.writer.slots[layout.V_CLIP])
+    if call.has("importance"):
+        pull = call.add("Mul", call.read("importance"), call.add("Sub", call.read("w"), call.read("anchor")))
+        g = call.add("Add", g, scaled(call, pull, call["strength"]))
+    return g
 
 
 def _update(call: Call) -> None:
@@ -75,12 +87,8 @@ def _update(call: Call) -> None:
 
 
 def _update_all(call: Call) -> None:
-    raw, w = call.read("g"), call.read("w")
-    g = call.add("Mul", raw, call.writer.slots[layout.V_CLIP]) if call["clip"] else raw
-    if call.has("importance"):
-        pull = call.add("Mul", call.read("importance"), call.add("Sub", w, call.read("anchor")))
-        g = call.add("Add", g, _scaled(call, pull, call["strength"]))
-    rate = _scaled(call, call.writer.slots[layout.V_RATE], call["scale"])
+    raw, w, g = call.read("g"), call.read("w"), gradient(call)
+    rate = scaled(call, call.writer.slots[layout.V_RATE], call["scale"])
     new = call.add("Sub", *_UPDATES[UpdateKind(call["kind"])](call, w, g, rate))
     call.write("w", new)
     if call.has("path"):
@@ -90,18 +98,18 @@ def _update_all(call: Call) -> None:
 
 def _sgd(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     """Return what to take off which weights."""
-    change = g = call.add("Add", g, _scaled(call, w, call["decay"])) if call["decay"] else g
+    change = g = call.add("Add", g, scaled(call, w, call["decay"])) if call["decay"] else g
     if call.has("m"):
-        m = call.add("Add", _scaled(call, call.read("m"), call["beta1"]), g)
+        m = call.add("Add", scaled(call, call.read("m"), call["beta1"]), g)
         call.write("m", m)
-        change = call.add("Add", g, _scaled(call, m, call["beta1"])) if call["nesterov"] else m
+        change = call.add("Add", g, scaled(call, m, call["beta1"])) if call["nesterov"] else m
     return w, call.add("Mul", change, rate)
 
 
 def _adamw(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     slots = call.writer.slots
     if call["decay"]:
-        w = call.add("Sub", w, call.add("Mul", w, _scaled(call, rate, call["decay"])))
+        w = call.add("Sub", w, call.add("Mul", w, scaled(call, rate, call["decay"])))
     m = _averaged(call, call.read("m"), g, call["beta1"])
     v = _averaged(call, call.read("v"), call.add("Mul", g, g), call["beta2"])
     call.write("m", m)
@@ -116,7 +124,7 @@ def _lion(call: Call, w: str, g: str, rate: str) -> tuple[str, str]:
     m = call.read("m")
     change = call.add("Sign", _averaged(call, m, g, call["beta1"]))
     if call["decay"]:
-        change = call.add("Add", change, _scaled(call, w, call["decay"]))
+        change = call.add("Add", change, scaled(call, w, call["decay"]))
     call.write("m", _averaged(call, m, g, call["beta2"]))
     return w, call.add("Mul", change, rate)
 
@@ -131,7 +139,7 @@ def _conv_sgd(call: Call) -> None:
     for name, gradient, decay in zip("wb", kernel_gradients(call), (call["decay"], 0.0)):
         w = call.read(name)
         if decay:
-            gradient = call.add("Add", gradient, _scaled(call, w, decay))
+            gradient = call.add("Add", gradient, scaled(call, w, decay))
         call.write(name, call.add("Sub", w, call.add("Mul", gradient, rate)))
 
 

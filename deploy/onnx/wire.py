@@ -7,8 +7,9 @@ an initializer holds.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from zlib import crc32
 
 import numpy as np
@@ -81,6 +82,36 @@ def load(path: str) -> Loaded:
         ) from error
 
 
+def arrays(data: memoryview) -> tuple[dict[str, np.ndarray], dict[str, str]]:
+    """Return all named arrays of a model, and its metadata.
+
+    Raises
+    ------
+    ValueError, IndexError, KeyError, UnicodeDecodeError
+        It is no whole model, or its checksum is that of another one. A model without a checksum is taken as it is.
+    """
+    found, metadata, whole = {}, {}, memoryview(b"")
+    for field in _fields(data):
+        if field.number == _MODEL_METADATA:
+            metadata[_text(field.data, _ENTRY_KEY)] = _text(field.data, _ENTRY_VALUE)
+        elif field.number == _MODEL_GRAPH:
+            whole = field.data
+    if CHECKSUM in metadata and metadata[CHECKSUM] != str(content_checksum(whole, metadata)):
+        raise ValueError(f"its checksum is another one; a tool that changes weights has to remove {CHECKSUM}")
+    for field in _fields(whole):
+        if field.number == _GRAPH_INITIALIZER:
+            found[_text(field.data, _TENSOR_NAME)] = _numbers(field.data)
+    return found, metadata
+
+
+def described(loaded: Loaded) -> dict[str, Any]:
+    """Return what a model says about itself, without the prefix that all of that has."""
+    prefix = "edgerev."
+    return {
+        key.removeprefix(prefix): json.loads(text) for key, text in loaded.metadata.items() if key.startswith(prefix)
+    }
+
+
 def _take_apart(data: memoryview) -> Loaded:
     opset, initial, metadata, parts = 0, {}, {}, []
     whole_graph = memoryview(b"")
@@ -116,6 +147,7 @@ def _thinned(data: memoryview) -> tuple[bytes, dict[str, np.ndarray]]:
 
 
 def _numbers(data: memoryview) -> np.ndarray:
+    """Return an array, as this package's own files and most others hold it: one block of bytes."""
     shape, kind, raw = [], 0, memoryview(b"")
     for field in _fields(data):
         if field.number == _TENSOR_DIMS:

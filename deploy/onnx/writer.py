@@ -12,7 +12,7 @@ NaN too, and which no optimizer of graphs knows to be constant.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,8 @@ LASTING = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 # Written by one function's backward pass: what the next function's is to wait for.
 _AWAITED = (*LASTING, Region.ACCUMULATOR, Region.STATE_GRADIENT)
 
-ENTRIES: dict[Op, Callable[[Call], None]] = {**FORWARD, **BACKWARD, **HEAD, **UPDATE}
+Entries = Mapping[Op, Callable[["Call"], None]]
+ENTRIES: Entries = {**FORWARD, **BACKWARD, **HEAD, **UPDATE}
 
 
 def _changed(step: Instruction) -> list[int]:
@@ -42,6 +43,10 @@ def _changed(step: Instruction) -> list[int]:
     return [number for number in outputs if number != NO_TENSOR]
 
 
+def _all_changed(steps: Iterable[Instruction]) -> list[int]:
+    return list(dict.fromkeys(number for step in steps for number in _changed(step)))
+
+
 class Writer:
     """Writes sections of a program into a graph.
 
@@ -50,25 +55,30 @@ class Writer:
     values : gives the numbers of a lasting tensor, flat, in the program's order
     counters : those of the learner: they decide what SKIP leaves out, and which task is at hand
     ports : input of the graph, or any other value, for tensors that the sections read before they write them
+    entries : what writes each instruction
 
     Attributes
     ----------
     newest : name of the newest value of each tensor
     written : lasting tensors that the sections change, in their order
+    entered : lasting tensors that the sections read, with their numbers as initial values
     slots : name of the newest value of each number in the tensor `scalars`
     masks : inputs for dropout masks, with the rate of each
+    accumulated : what says that the gradient of a parameter was added to its accumulator, where that is done
     """
 
     def __init__(
         self, graph: Graph, program: Program, values: Callable[[str], np.ndarray], counters: list[int],
-        ports: dict[int, str],
+        ports: dict[int, str], entries: Entries = ENTRIES,
     ) -> None:
         self.graph, self.program, self.values, self.counters = graph, program, values, counters
-        self.newest = dict(ports)
+        self.newest, self._entries = dict(ports), entries
         self.layouts = layouts(program)
         self.written: list[int] = []
+        self.entered: list[int] = []
         self.slots: dict[int, str] = {}
         self.masks: dict[str, float] = {}
+        self.accumulated: dict[int, str] = {}
         self.parts: dict[int, dict[int, str]] = {}
         self.pairs: dict[int, tuple[str, str]] = {}
         self.tie = ""
@@ -79,18 +89,26 @@ class Writer:
     def run(self, section: str) -> None:
         """Write the nodes of a section."""
         self._backward, self._block, self.tie = False, -1, ""
-        steps = list(self._steps(section))
-        self.written += dict.fromkeys(number for step in steps for number in _changed(step))
+        steps = list(self.steps(section))
+        self.written += _all_changed(steps)
         for step in steps:
-            self._enter(step)
-            ENTRIES[step.op](Call(self, step))
+            self.write_step(step)
 
-    def _steps(self, section: str) -> Iterator[Instruction]:
+    def write_step(self, step: Instruction) -> None:
+        """Write the nodes of one instruction."""
+        self._enter(step)
+        self._entries[step.op](Call(self, step))
+
+    def changed(self, section: str) -> list[int]:
+        """Return the lasting tensors that a section changes, in its order."""
+        return _all_changed(self.steps(section))
+
+    def steps(self, section: str) -> Iterator[Instruction]:
         """Yield the instructions that a run would carry out."""
         index, last = self.program.sections[section]
         while index < last:
             number = self.program.rows[index * ROW + OP]
-            if number not in ENTRIES and number != Op.SKIP:
+            if number not in self._entries and number != Op.SKIP:
                 name = Op(number).name if number in list(Op) else str(number)
                 raise ExportError(
                     f"the instruction {name} of section {section} cannot be written as ONNX; expected those of a net "
@@ -151,6 +169,7 @@ class Writer:
             raise ExportError(
                 f"{tensor.name} is read before it is written; expected a parameter; this is a fault of edgerev"
             )
+        self.entered.append(number)
         layout = self.layout(number)
         self.graph.initializer(tensor.name, layout.to_onnx(self.values(tensor.name)))
         if number in self.written:
@@ -165,7 +184,11 @@ class Writer:
             axes = 2 + rank(self.tensor(number).shape)
             if region != Region.STATE_GRADIENT:
                 axes = len(self.layout(number).onnx_shape)
-            self._awaited.append(self.graph.add("GatherND", value, self.graph.integers(*[0] * axes)))
+            self.await_value(value, axes)
+
+    def await_value(self, value: str, axes: int) -> None:
+        """Let the next function's backward pass wait for a value, which has so many axes."""
+        self._awaited.append(self.graph.add("GatherND", value, self.graph.integers(*[0] * axes)))
 
 
 class Call:

@@ -30,6 +30,7 @@ VERBS = {
     "build": "make a bundle, or a wheel, for another machine",
     "push": "install a bundle on a device over ssh, or go back to the one before",
     "export": "write a model for another runtime: as an ONNX graph",
+    "import": "bring weights that another runtime trained back into a checkpoint",
     "demo": "train continually on handwritten digits and report",
 }
 

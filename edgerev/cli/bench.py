@@ -304,6 +304,7 @@ def _prepare_onnx(benchmarks: Any) -> argparse.ArgumentParser:
     onnx.add_argument("--batch", type=int, default=16, help="samples (16)")
     onnx.add_argument("--steps", type=int, default=3, help="steps of each (3)")
     onnx.add_argument("--threads", type=int, default=1, help="threads (1)")
+    onnx.add_argument("--training", metavar="PYTHON", help="Python of an environment with onnxruntime-training")
     _plot(onnx, "memory against depth")
     onnx.set_defaults(measure=_onnx, show="show_onnx")
     return onnx
@@ -314,7 +315,8 @@ def _onnx(args: argparse.Namespace) -> dict[str, Any]:
 
     _check_plot(args)
     figures = onnx_figures(
-        args.preset, depths=args.depths, batch=args.batch, steps=args.steps, threads=args.threads
+        args.preset, depths=args.depths, batch=args.batch, steps=args.steps, threads=args.threads,
+        training=args.training,
     )
     if args.plot:
         plot_onnx(figures, args.plot)

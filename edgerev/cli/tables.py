@@ -172,8 +172,17 @@ def show_onnx(figures: dict[str, Any]) -> None:
         ("loading B", number("load_bytes", ",d")), ("growth B", number("growth_bytes", ",d")),
         ("ms a step", number("step_ms", ".1f")),
     ]  # fmt: skip
+    rises = {"": "growth while training"}
+    if figures["training_rise"] is not None:
+        columns += [
+            ("training growth B", number("training_growth_bytes", ",d")),
+            ("ms a step", number("training_step_ms", ".1f")), ("own growth B", number("own_growth_bytes", ",d")),
+            ("ms a step", number("own_step_ms", ".1f")),
+        ]  # fmt: skip
+        rises |= {"training_": "in onnxruntime-training it", "own_": "with that one's own gradient graph it"}
     print("\n".join(table(columns, figures["rows"])))
-    print(f"growth while training rises by {figures['rise']:.2f} times what parameters do, batch {figures['batch']}")
+    for prefix, what in rises.items():
+        print(f"{what} rises by {figures[f'{prefix}rise']:.2f} times what parameters do, batch {figures['batch']}")
 
 
 def show_targets(figures: dict[str, Any]) -> None:
