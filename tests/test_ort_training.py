@@ -148,7 +148,8 @@ def test_rate_is_the_callers(worker, tmp_path):
 
 @pytest.mark.parametrize("frozen", [False, True])
 def test_adapters_and_frozen_blocks(worker, frozen, tmp_path):
-    learner = jittered(Learner(net_of(Adapter(2), Dense(8), shape=(5,), tasks=2), batch=4, optimizer=SGD(1e-3)))
+    net, decaying = net_of(Adapter(2), Dense(8), shape=(5,), tasks=2), SGD(1e-3, weight_decay=0.1)
+    learner = jittered(Learner(net, batch=4, optimizer=decaying))
     learner.task, learner.adapters_only, learner.frozen = 1, not frozen, int(frozen)
     check(worker, learner, tmp_path)
 
@@ -297,6 +298,15 @@ def test_a_damaged_checkpoint_is_no_surprise():
 def test_what_cannot_be_expressed(options, message):
     with pytest.raises(ExportError, match=f"{message}.*export a train-step"):
         make_training(Learner(net_of(Dense(8), shape=(5,)), **options))
+
+
+@pytest.mark.parametrize("optimizer", [SGD(0.1, 0.9), AdamW(), Lion()])
+def test_what_would_move_the_answers_of_other_tasks(optimizer):
+    learner = Learner(net_of(Dense(8), shape=(5,), tasks=2), optimizer=optimizer)
+    make_training(learner)
+    learner.task = 1
+    with pytest.raises(ExportError, match=r"answers of tasks other than 1.*export a train-step"):
+        make_training(learner)
 
 
 def test_unknown_opset():

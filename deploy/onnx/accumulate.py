@@ -13,7 +13,7 @@ import numpy as np
 
 from edgerev.deploy.onnx.backward import kernel_gradients
 from edgerev.deploy.onnx.forward import FLOAT, raised, spatial
-from edgerev.deploy.onnx.update import gradient, scaled
+from edgerev.deploy.onnx.update import gradient, own_columns, scaled
 from edgerev.kernels import layout
 from edgerev.kernels.layout import Op, UpdateKind
 
@@ -72,7 +72,8 @@ def _update(call: Call) -> None:
         if call["decay"]:
             found = call.add("Add", found, scaled(call, call.read("w"), call["decay"]))
         found = scaled(call, found, call["scale"])
-    _accumulate(call, "w", found)
+    own = own_columns(call)
+    _accumulate(call, "w", call.add("Where", own, found, call.graph.constant(0)) if own else found)
 
 
 def _conv_sgd(call: Call) -> None:

@@ -27,8 +27,12 @@ _OPSET = 17
 _FLOAT, _INT64 = 1, 7
 
 
-def check_expressible(recipe: Recipe) -> None:
+def check_expressible(recipe: Recipe, *, task: int | None) -> None:
     """Refuse what the optimizers of onnxruntime's training API cannot express.
+
+    Parameters
+    ----------
+    task : the task at hand, whose answers alone are to change
 
     Raises
     ------
@@ -37,12 +41,18 @@ def check_expressible(recipe: Recipe) -> None:
     """
     way_out = "leave it out, or export a train-step, which has everything"
     consolidation, optimizer = recipe.consolidation, recipe.optimizer
+    plain = isinstance(optimizer, SGD) and not optimizer.momentum
+    if task is not None and not plain:
+        raise ExportError(
+            f"moments and decay of {optimizer} would go on moving the answers of tasks other than {task}; expected SGD "
+            f"without momentum, or no task at hand (task = None); {way_out}"
+        )
     if consolidation is not None and consolidation.values > 2:
         raise ExportError(
             f"{type(consolidation).__name__} follows each change of a parameter, which onnxruntime's optimizers do not "
             f"show; expected EWC or no consolidation; {way_out}"
         )
-    if recipe.rates and not (isinstance(optimizer, SGD) and not optimizer.momentum):
+    if recipe.rates and not plain:
         raise ExportError(
             f"factors on the learning rate of each module need an optimizer without moments, not {optimizer}; expected "
             f"SGD without momentum, or no factors; {way_out}"

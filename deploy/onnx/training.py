@@ -57,7 +57,7 @@ def make_training(learner: Learner, *, opset: int = 17, batch: int | None = None
     """
     if batch is not None:
         whole("batch", batch, 1, INT32_MAX)
-    check_expressible(learner.recipe)
+    check_expressible(learner.recipe, task=learner.task if learner.net.head.tasks > 1 else None)
     if learner.net.head.closed_form:
         learner.settle()
     files: dict[str, bytes] = {}

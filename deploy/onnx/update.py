@@ -77,13 +77,19 @@ def gradient(call: Call) -> str:
     return g
 
 
+def own_columns(call: Call) -> str | None:
+    """Return which columns of the weights are those of the task at hand, or None where all change."""
+    if not call["outputs"] or call.task < 0:
+        return None
+    return call.graph.constant(np.arange(call.tensor("w").shape[2]) // call["outputs"] == call.task, "?")
+
+
 def _update(call: Call) -> None:
     before = {name: call.read(name) for name in ("w", "m", "v", "path") if call.has(name)}
     _update_all(call)
-    if call["outputs"] and call.task >= 0:  # the columns of other tasks stay
-        own = np.arange(call.tensor("w").shape[2]) // call["outputs"] == call.task
-        for name, old in before.items():
-            call.write(name, call.add("Where", call.graph.constant(own, "?"), call.read(name), old))
+    own = own_columns(call)
+    for name, old in before.items() if own else ():
+        call.write(name, call.add("Where", own, call.read(name), old))
 
 
 def _update_all(call: Call) -> None:
