@@ -124,7 +124,9 @@ def memory_figures(stream: Stream, settings: dict[str, Any]) -> list[dict[str, i
         own = {**settings, "blocks": blocks}
         learner = Gradient(stream, own, 0).learner
         plain = Twin(learner, settings["torch"]).measure()
-        alone = {"shape": stream.shape, "setting": stream.setting, "outputs": stream.outputs, "settings": own}
+        alone: dict[str, Any] = {
+            "shape": stream.shape, "setting": stream.setting, "outputs": stream.outputs, "settings": own,
+        }  # fmt: skip
         rows.append({
             "blocks": blocks, "parameters": learner.parameters, "activation_bytes": learner.plan.activation_bytes,
             "arena_bytes": learner.plan.arena_bytes,

@@ -88,8 +88,9 @@ def _update(call: Call) -> None:
     before = {name: call.read(name) for name in ("w", "m", "v", "path") if call.has(name)}
     _update_all(call)
     own = own_columns(call)
-    for name, old in before.items() if own else ():
-        call.write(name, call.add("Where", own, call.read(name), old))
+    if own is not None:
+        for name, old in before.items():
+            call.write(name, call.add("Where", own, call.read(name), old))
 
 
 def _update_all(call: Call) -> None:
