@@ -24,7 +24,10 @@ class Bijection:
     runtime: Runtime
     _batch: Batch
     _torn: bool
+    task: int | None
     _remembers: Callable[[], bool]
+    _has_adapters: Callable[[], bool]
+    _no_range: Callable[[], None]
 
     def _need_whole(self) -> None:
         if self._torn:
@@ -83,7 +86,8 @@ class Bijection:
     def take_backbone(self, other: Learner) -> None:
         """Take standardisation, stem and backbone of another learner, whose net may have another head.
 
-        So a backbone is trained with one head, and kept with another. What the optimizer keeps is not taken.
+        So a backbone is trained with one head, and kept with another. What the optimizer keeps is not taken. Whole
+        features lose their range, for theirs are others: call `calibrate` after it.
 
         Parameters
         ----------
@@ -92,8 +96,8 @@ class Bijection:
         Raises
         ------
         UsageError
-            The nets differ in more than the head, have adapters for other numbers of tasks, or this learner's sums
-            have samples, whose features would be others. Nothing changed.
+            The nets differ in more than the head, have adapters for other numbers of tasks or another task at hand,
+            or this learner's sums have samples, whose features would be others. Nothing changed.
         NumericError
             A failed step left one of the models half updated.
         """
@@ -110,5 +114,11 @@ class Bijection:
         ]
         if any(len(own) != len(their) for own, their in views):
             raise UsageError("the nets have adapters for different numbers of tasks; expected as many; change a head")
+        if self._has_adapters() and self.task != other.task:
+            raise UsageError(
+                f"the adapters in place are those of task {self.task} here and of {other.task} there; expected the "
+                "same; set task of one of them"
+            )
         for own, their in views:
             own[:] = their
+        self._no_range()

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from array import array
+from collections.abc import Iterable
 from typing import Any
 
-from edgerev.batch import Batch
+from edgerev.batch import WHOLE_FORMATS, Batch
 from edgerev.continual.consolidation import EWC
 from edgerev.errors import NumericError, UsageError
 from edgerev.exclusive import exclusive
 from edgerev.kernels.layout import C_ADAPTERS, C_FROZEN, C_TASK, NEVER_SEEN, V_SHARE
 from edgerev.net import Net
-from edgerev.numbers import BELOW_ONE, TINY, finite32, whole
+from edgerev.numbers import BELOW_ONE, FLOAT32_MAX, TINY, finite32, whole
 from edgerev.recipe import Recipe, Schedule
 from edgerev.runtime import Runtime
 
@@ -144,6 +146,13 @@ class Remembering:
         self.runtime.run("encode", n, until="forward")
         self.runtime.run("ridge_range", n)
 
+    def _no_range(self) -> None:
+        """Let whole features have no range, as at the start."""
+        if self._quantises():
+            for name, value in (("ridge.low", FLOAT32_MAX), ("ridge.high", -FLOAT32_MAX)):
+                view = self.runtime.view(name)
+                view[:] = memoryview(array("f", [value]) * len(view))
+
     def _quantises(self) -> bool:
         return "ridge_range" in self.runtime.program.sections
 
@@ -200,9 +209,10 @@ class Remembering:
 
     @exclusive
     def forget(self) -> None:
-        """Set the sums of a head in closed form to zero, and forget its answers."""
+        """Set the sums of a head in closed form to zero, and forget its answers and the range of whole features."""
         self._need_sums()
         self.runtime.run("ridge_reset", 1)
+        self._no_range()
         self._stale = True
 
     @exclusive
@@ -226,7 +236,9 @@ class Remembering:
 
     @exclusive
     def replace_sums(self, gram: Any, moments: Any, counts: Any) -> None:
-        """Put other sums in the place of those that are there.
+        """Put other sums in the place of those that are there, and forget the answers of classes that they lack.
+
+        Answers that were released, of classes without samples in either sums, stay.
 
         Parameters
         ----------
@@ -245,18 +257,23 @@ class Remembering:
         self._need_sums()
         self._need_whole()
         pairs = [
-            (name, self.runtime.view(f"ridge.{name}"), memoryview(values))
+            (self.runtime.view(f"ridge.{name}"), _sum(name, values, self.runtime.view(f"ridge.{name}")))
             for name, values in (("gram", gram), ("moments", moments), ("counts", counts))
         ]
-        for name, view, given in pairs:
-            if given.nbytes != view.nbytes or given.itemsize != view.itemsize or not given.c_contiguous:
-                raise UsageError(
-                    f"{name} of {given.nbytes} bytes, {given.itemsize} each; expected {view.nbytes}, {view.itemsize} "
-                    "each, in one piece; pass what was read from such a head"
-                )
-        for _, view, given in pairs:
+        before = list(self.runtime.view("ridge.counts"))
+        for view, given in pairs:
             view.cast("B")[:] = given.cast("B")
+        self._no_answers(old and not new for old, new in zip(before, self.runtime.view("ridge.counts")))
         self._stale = True
+
+    def _no_answers(self, lacking: Iterable[bool]) -> None:
+        """Forget the answers of some classes."""
+        weight, bias = self.runtime.view("ridge.weight"), self.runtime.view("ridge.bias")
+        for column, lacks in enumerate(lacking):
+            if lacks:
+                bias[column] = NEVER_SEEN
+                for place in range(column, len(weight), len(bias)):
+                    weight[place] = 0.0
 
     @exclusive
     def fade(self, factor: float) -> None:
@@ -305,3 +322,19 @@ class Remembering:
         """Whether a head in closed form has samples in its sums, or answers of some that were released."""
         view = self.runtime.view
         return any(view("ridge.counts")) or max(view("ridge.bias")) > NEVER_SEEN / 2
+
+
+def _sum(name: str, values: Any, view: memoryview) -> memoryview:
+    """Return the memory of a sum that is to take the place of `view`."""
+    try:
+        given = memoryview(values)
+    except TypeError as error:
+        raise UsageError(f"{name}: {error}; expected an array; pass what was read from such a head") from error
+    whole_numbers = [one.format[-1:] in WHOLE_FORMATS for one in (given, view)]  # int64 is "l" or "q"
+    alike = given.itemsize == view.itemsize and whole_numbers[0] == whole_numbers[1]
+    if given.nbytes != view.nbytes or not alike or not given.c_contiguous:
+        raise UsageError(
+            f"{name} of {given.nbytes} bytes, {given.itemsize} each of format {given.format}; expected {view.nbytes}, "
+            f"{view.itemsize} each of format {view.format}, in one piece; pass what was read from such a head"
+        )
+    return given

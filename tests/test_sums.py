@@ -125,3 +125,47 @@ def test_features_of_a_signal_through_random_layers():
     np.testing.assert_allclose(
         np.array(made.runtime.view("ridge.moments")).reshape(size + 1, 3)[:size], features.T @ np.eye(3)[y], atol=1e-4
     )
+
+
+def test_a_new_range_after_forgetting():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(20, 4)).astype("f4")
+    ref, made = (Learner(Net((4,), Dense(6), (), Head(3, kind="ridge", sums="int32"))) for _ in range(2))
+    made.calibrate(100 * x)
+    made.remember_many(x, [0] * 20)
+    made.forget()
+    with pytest.raises(UsageError, match="calibrate"):
+        made.remember_many(x, [0] * 20)
+    for one in (ref, made):
+        one.calibrate(x)
+    for end in ("low", "high"):
+        assert list(made.runtime.view(f"ridge.{end}")) == list(ref.runtime.view(f"ridge.{end}"))
+
+
+@pytest.mark.parametrize("answered", [False, True])
+def test_other_sums_take_the_answers_of_classes_that_they_lack(answered):
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 4)).astype("f4"), np.arange(30) % 3
+    ref, made = learner("float64"), learner("float64")
+    ref.remember_many(x[y < 2], y[y < 2])
+    made.remember_many(x, y)
+    if answered:
+        made.predict_many(x)
+    made.replace_sums(*(np.array(ref.runtime.view(f"ridge.{name}")) for name in ("gram", "moments", "counts")))
+    for one, other in zip(solved(ref), solved(made)):
+        np.testing.assert_array_equal(other, one)
+
+
+def test_other_sums_leave_what_was_released():
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(30, 4)).astype("f4"), np.arange(30) % 3
+    made = learner("float64", tasks=2)
+    made.task = 0
+    made.remember_many(x, y)
+    made.release()
+    ref = made.predict_proba_many(x)
+    made.task = 1
+    made.remember_many(x, y)
+    made.replace_sums(*(np.array(made.runtime.view(f"ridge.{name}")) * 0 for name in ("gram", "moments", "counts")))
+    made.task = 0
+    np.testing.assert_array_equal(made.predict_proba_many(x), ref)

@@ -55,3 +55,32 @@ def test_what_does_not_fit_is_refused_and_changes_nothing():
     adapted = (Block((Adapter(1),)),)
     with pytest.raises(UsageError, match="adapters"):
         learner(Head(3, tasks=2), seed=1, backbone=adapted).take_backbone(learner(Head(3), seed=1, backbone=adapted))
+
+
+def test_adapters_of_another_task_at_hand_are_refused():
+    """Those in place would be put away as those of a task that they were not trained on."""
+    x, y = samples()
+    adapted = (Block((Conv2d(2), Adapter(1))),)
+    own, other = (learner(Head(3, tasks=2), seed=seed, backbone=adapted, optimizer=AdamW(1e-2)) for seed in (1, 2))
+    for task in (0, 1):
+        other.task = task
+        other.learn_many(x, y)
+    own.task = 0
+    before = own.transform(x)
+    with pytest.raises(UsageError, match="task 0 here and of 1 there"):
+        own.take_backbone(other)
+    np.testing.assert_array_equal(own.transform(x), before)
+    own.task = 1
+    own.take_backbone(other)
+    for task in (1, 0):
+        own.task = other.task = task
+        np.testing.assert_array_equal(own.transform(x), other.transform(x))
+
+
+def test_whole_features_lose_the_range_of_another_backbone():
+    x, y = samples()
+    own = learner(Head(3, kind="ridge", sums="int32"), seed=2)
+    own.calibrate(x)
+    own.take_backbone(learner(Head(3), seed=1))
+    with pytest.raises(UsageError, match="calibrate"):
+        own.remember_many(x, y)
