@@ -54,3 +54,12 @@ def test_unknown_tasks_are_refused():
         known.likeliest([[1, 2]])
     with pytest.raises(UsageError, match="task"):
         known.add(2, [[1, 2]])
+
+
+def test_inputs_far_from_zero():
+    random = np.random.default_rng(0)
+    x = random.normal(0, 1, (2, 200, 8)) + np.array([0, 3])[:, None, None]
+    known = InputStatistics(2, 8)
+    for task in (0, 1):
+        known.add(task, x[task] + 1e9)
+    assert (known.likeliest(x.reshape(400, 8) + 1e9) == np.repeat([0, 1], 200)).mean() > 0.99

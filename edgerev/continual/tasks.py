@@ -81,7 +81,9 @@ class InputStatistics:
         if not len(known):
             raise UsageError("no task has samples yet; expected some to compare with; call add() first")
         values = self._values(x)
-        means, variances = self.means[known], self.squares[known] / self.counts[known, None]
+        origin = self.means[known].mean(0)  # else values far from 0 would cancel below
+        means, variances = self.means[known] - origin, self.squares[known] / self.counts[known, None]
+        values = values - origin
         variances += self.FLOOR * variances.mean(1, keepdims=True) + numpy.finfo("f4").tiny
         # the exponent (x - m)^2 / v, multiplied out so that it is two products of matrices
         distances = values**2 @ (1 / variances).T - 2 * values @ (means / variances).T
