@@ -120,12 +120,15 @@ def test_other_sums_must_be_of_the_same_size_and_type():
     gram, moments, counts = ref_sums = of(learner)
     for bad in (
         (gram[:-1], moments, counts), (gram.astype("f4").repeat(2), moments, counts), (gram, moments[::-1], counts),
-        (gram, moments, counts.astype("i4")),
+        (gram, moments, counts.astype("i4")), (gram.astype("i8"), moments, counts),
+        (gram, moments, counts.astype("f8")),
     ):  # fmt: skip
         with pytest.raises(UsageError, match="in one piece; pass what was read"):
             learner.replace_sums(*bad)
     for ref, comp in zip(ref_sums, of(learner)):
         assert (ref == comp).all()
+    with pytest.raises(UsageError, match=r"gram: .* pass what was read"):
+        learner.replace_sums(gram.tolist(), moments, counts)
     learner.replace_sums(2 * gram, 2 * moments, counts)
     assert (of(learner)[0] == 2 * gram).all()
 
@@ -136,6 +139,8 @@ def test_other_sums_must_be_of_the_same_size_and_type():
     (lambda: recall(made(sums="int64"), 3, 0), UsageError, "no float64 sums"),
     (lambda: recall(made(rectify=True), 3, 0), UsageError, "use carry_sums"),
     (lambda: recall(made(), 0, 0), UsageError, "per_class 0"),
+    (lambda: recall(made(), 3, -1), UsageError, "seed -1"),
+    (lambda: recall(made(tasks=2), 3, 0), UsageError, "several tasks"),
     (lambda: carry_sums(made(), np.ones((3, 16)), np.ones((2, 16))), DataError, r"\(samples, 16\)"),
     (lambda: carry_sums(made(), np.ones((3, 9)), np.ones((3, 9))), DataError, r"\(samples, 16\)"),
     (lambda: carry_sums(made(), np.ones((3, 16)), np.full((3, 16), np.inf)), DataError, "not finite"),
@@ -163,3 +168,27 @@ def test_signals_cannot_be_taken_back():
     learner.remember_many(np.ones((4, 6, 2), "f4"), [0, 1, 0, 1])
     with pytest.raises(UsageError, match="use carry_sums"):
         recall(learner, 3, 0)
+
+
+def test_samples_that_came_after_recall_are_not_lost():
+    learner = make()
+    learner.remember_many(X[Y < 2], Y[Y < 2])
+    recalled = recall(learner, 5, seed=0)
+    for _ in range(2):
+        refresh_sums(learner, recalled)
+    learner.remember_many(X[Y >= 2], Y[Y >= 2])
+    ref_sums = of(learner)
+    with pytest.raises(UsageError, match="came after recall"):
+        refresh_sums(learner, recalled)
+    for ref, comp in zip(ref_sums, of(learner)):
+        assert (ref == comp).all()
+
+
+def test_a_rectified_head_is_carried_by_what_its_sums_see():
+    by_states, by_features = (made(rectify=True) for _ in range(2))
+    before = by_states.transform(X)
+    after = before @ np.random.default_rng(1).normal(size=(16, 16))
+    carry_sums(by_states, before, after)
+    carry_sums(by_features, np.maximum(before, 0), np.maximum(after, 0))
+    for ref, comp in zip(of(by_features), of(by_states)):
+        assert (ref == comp).all()

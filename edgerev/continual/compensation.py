@@ -81,28 +81,34 @@ def recall(learner: Learner, per_class: int, seed: int) -> Recalled:
     Parameters
     ----------
     per_class : samples of each class
-    seed : of the draw; equal arguments give equal samples
+    seed : of the draw, 0 at least; equal arguments give equal samples
 
     Raises
     ------
     UsageError
         See `class_statistics`; or the features that the sums see are not the backbone's output, because the head
-        averages over positions, rectifies, or has an expansion.
+        averages over positions, rectifies, or has an expansion; or it has several tasks.
     DataError
         A drawn sample is out of the state's range.
     """
     import numpy
 
     net, per_class = learner.net, whole("per_class", per_class, 1, INT32_MAX)
+    random = numpy.random.default_rng(whole("seed", seed, 0, 2**63 - 1))
     if len(net.exit_shape) > 1 or net.head.rectify or net.head.expansion:
         raise UsageError(
             "the head's features are not the backbone's output, so they cannot be taken back; expected samples of "
             "shape (features,), and a head without rectify and expansion; use carry_sums"
         )
+    if net.head.tasks > 1:
+        raise UsageError(
+            "the sums are of several tasks, while samples are added to those of the task at hand; expected one task; "
+            "use carry_sums"
+        )
     weights, means, covariance = class_statistics(learner)
     values, directions = numpy.linalg.eigh(covariance)
     root = directions * numpy.sqrt(numpy.maximum(values, 0))
-    random, seen = numpy.random.default_rng(seed), numpy.flatnonzero(weights > 0)
+    seen = numpy.flatnonzero(weights > 0)
     drawn = []
     for label in seen:
         noise = random.normal(size=(per_class, len(root)))
@@ -120,12 +126,17 @@ def refresh_sums(learner: Learner, recalled: Recalled) -> None:
     Raises
     ------
     UsageError, DataError, NumericError
-        See `Learner.remember_states`; the sums are as they were.
+        See `Learner.remember_states`, or samples came to the sums after `recall`; the sums are as they were.
     """
     import numpy
 
     gram, moments = _sums(learner)
     counts = _counts(learner)
+    if moments.shape[1] != len(recalled.weights) or (moments[-1] > recalled.weights * (1 + 1e-12)).any():
+        raise UsageError(
+            "the sums have samples that came after recall, and would lose them; expected those of recall; refresh "
+            "first, then remember"
+        )
     new_gram, new_moments = numpy.zeros_like(gram), numpy.zeros_like(moments)
     none = numpy.zeros_like(gram), numpy.zeros_like(moments), numpy.zeros_like(counts)
     try:
@@ -148,7 +159,7 @@ def carry_sums(learner: Learner, before: Any, after: Any, strength: float = 1e-3
     Parameters
     ----------
     before, after : ``(samples, features)`` features of the same samples before and after training, as
-        `Learner.transform` returns them
+        `Learner.transform` returns them; of samples with positions, averaged as the head does it
     strength : of the ridge, for one sample, that draws the map to the identity
 
     Raises
@@ -170,6 +181,8 @@ def carry_sums(learner: Learner, before: Any, after: Any, strength: float = 1e-3
         )
     if not (numpy.isfinite(old).all() and numpy.isfinite(new).all()):
         raise DataError("a feature is not finite; expected finite numbers; load an earlier checkpoint")
+    if learner.net.head.rectify and not learner.net.head.expansion:
+        old, new = numpy.maximum(old, 0), numpy.maximum(new, 0)  # as the sums see them; means of such stay as they are
     old = numpy.concatenate([old, numpy.ones((len(old), 1))], 1)
     change = numpy.eye(len(gram))
     change[:, :-1] += numpy.linalg.solve(old.T @ old + penalty * numpy.eye(len(gram)), old.T @ (new - old[:, :-1]))
