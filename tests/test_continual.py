@@ -168,6 +168,21 @@ def test_what_is_unknown_is_refused(wrong, data):
         bench_continual.continual_figures(data, **options)
 
 
+def test_settings_of_a_scenario_leave_those_of_other_settings(data, quick):
+    for method in ("si", "ewc"):
+        assert len(bench_continual._one_seed((data, "permuted", "task", method, 0, False))["matrix"]) == 10
+
+
+def test_a_data_set_that_does_not_fit_is_refused(data, tmp_path):
+    random = np.random.default_rng(0)
+    for part in ("train", "test"):
+        np.savez(tmp_path / f"{part}.npz", x=random.normal(size=(20, 6)).astype("f4"), y=np.arange(20) % 4)
+    with pytest.raises(UsageError, match="takes images"):
+        bench_continual._one_seed((str(tmp_path), "split", "class", "ridge", 0, False))
+    with pytest.raises(UsageError, match="leave out --validate"):
+        bench_continual._one_seed((data, "split", "class", "ridge", 0, True))
+
+
 def test_state_is_what_answers_do_without():
     learner = Learner(Net((6, 6, 1), Conv2d(4), (), Head(3, kind="ridge", sums="int32", pool=2)))
     size, columns = 16, 3

@@ -117,7 +117,9 @@ def _one_seed(job: tuple[str, str, str, str, int, bool], torch: str | None = Non
     (x, y), (test_x, test_y) = _arrays(data, validate)
     stream, experiences = _plan(scenario, setting, x.shape[1:], y, test_y, seed)
     settings = settings_of(method)
-    settings |= settings.get(scenario, {}) | {"torch": torch}
+    for name, value in settings.pop(scenario, {}).items():
+        settings[name] = {**settings[name], **value} if isinstance(value, dict) else value
+    settings["torch"] = torch
     runner = METHODS[method](stream, settings, seed)
     matrix = []
     for experience in experiences:
@@ -171,6 +173,11 @@ def _arrays(data: str, validate: bool) -> tuple[tuple[numpy.ndarray, numpy.ndarr
     if dataset.test is None:
         raise DataError(f"{data} has no test part; expected train.* and test.*; split it")
     train = _array(dataset.train)
+    if validate and len(train[1]) <= HELD_OUT:
+        raise UsageError(
+            f"{data} has {len(train[1])} training samples; expected more than the {HELD_OUT} that are held out; leave "
+            "out --validate"
+        )
     if not validate:
         return train, _array(dataset.test)
     return tuple((part[0][chosen], part[1][chosen]) for part, chosen in (

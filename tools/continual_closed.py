@@ -10,6 +10,7 @@ from edgerev import AdamW, Block, Conv2d, Head, Learner, Net, RateSchedule, ReLU
 from edgerev.continual.glyphs import Glyphs
 from edgerev.continual.scenarios import Experience
 from edgerev.continual.sizes import state_bytes
+from edgerev.errors import UsageError
 from edgerev.layers import Layer
 from edgerev.recipe import Augment
 from edgerev.tools.continual_base import Method
@@ -32,6 +33,11 @@ class ClosedForm(Method):
         stream, settings = self.stream, self.settings
         self.columns = stream.outputs * (1 if stream.setting == "class" else stream.experiences)
         self._pretext_bytes = 0
+        if len(stream.shape) != 3:
+            raise UsageError(
+                f"method {settings['method']!r} takes images of shape (height, width, channels), not samples of shape "
+                f"{stream.shape}; expected task-ridge, or one that trains by gradient; change it"
+            )
         height, width, channels = stream.shape
         stem, backbone, expansion = self._layers(settings)
         head = Head(
