@@ -30,7 +30,7 @@ def try_model(path: str) -> str:
     learner = Learner.load(path)
     mean = list(learner.runtime.view("input.mean"))
     sample = mean * (math.prod(learner.sample_shape) // len(mean))
-    if learner.net.head.closed_form and not any(learner.runtime.view("ridge.counts")):
+    if learner.net.head.closed_form and not learner.remembers:
         learner.transform(array("f", sample))
         return "model loaded, one sample sent to its head, which has learned nothing yet"
     learner.predict_proba_one(sample)

@@ -25,7 +25,7 @@ class Bijection:
     _batch: Batch
     _torn: bool
     task: int | None
-    _remembers: Callable[[], bool]
+    remembers: bool
     _has_adapters: Callable[[], bool]
     _no_range: Callable[[], None]
 
@@ -105,7 +105,7 @@ class Bijection:
         other._need_whole()
         if self.net.replace(head=other.net.head) != other.net:
             raise UsageError("the nets differ in more than the head; expected the same input, stem, backbone and state")
-        if self.net.head.closed_form and self._remembers():
+        if self.remembers:
             raise UsageError("the sums have samples of other features; expected none; call forget() first")
         views = [
             (self.runtime.view(name), other.runtime.view(name))

@@ -118,6 +118,12 @@ class Remembering:
 
     # -- sums of a head in closed form ------------------------------------------------------------------------
 
+    @property
+    def remembers(self) -> bool:
+        """Whether a head in closed form has samples in its sums, or answers of some that were released."""
+        view = self.runtime.view
+        return self.net.head.closed_form and (any(view("ridge.counts")) or max(view("ridge.bias")) > NEVER_SEEN / 2)
+
     @exclusive
     def calibrate(self, x: Any) -> None:
         """Take the range of the features of `x` as that of whole features; only before the first sum.
@@ -140,7 +146,7 @@ class Remembering:
     @exclusive
     def calibrate_step(self, n: int) -> None:
         """Take the `n` samples that lie in the arena's input into the range of whole features; see `calibrate`."""
-        if self._remembers():
+        if self.remembers:
             raise UsageError("the sums have samples of another range; expected none; call forget() first")
         self._need_whole()
         self.runtime.run("encode", n, until="forward")
@@ -309,7 +315,7 @@ class Remembering:
 
     def _solve(self) -> None:
         """Bring the weights of a head in closed form up to its sums."""
-        if not self._remembers():
+        if not self.remembers:
             raise NumericError(
                 "the ridge head has no samples yet; expected some: add samples first, or resume the training that "
                 "this model comes from, which has not got that far"
@@ -317,11 +323,6 @@ class Remembering:
         if any(self.runtime.view("ridge.counts")):
             self.runtime.run("ridge_solve", 1)
         self._stale = False
-
-    def _remembers(self) -> bool:
-        """Whether a head in closed form has samples in its sums, or answers of some that were released."""
-        view = self.runtime.view
-        return any(view("ridge.counts")) or max(view("ridge.bias")) > NEVER_SEEN / 2
 
 
 def _sum(name: str, values: Any, view: memoryview) -> memoryview:

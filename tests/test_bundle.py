@@ -8,6 +8,7 @@ import struct
 import subprocess
 import sys
 import zipfile
+from array import array
 from pathlib import Path
 
 import pytest
@@ -209,6 +210,16 @@ def test_a_model_is_tried_on_its_mean(tmp_path):
 
 def test_a_ridge_head_without_samples_is_no_failure(tmp_path):
     assert "its head, which has learned nothing yet" in try_model(saved(tmp_path / "m", Head(3, kind="ridge")))
+
+
+def test_released_answers_are_tried(tmp_path):
+    path = saved(tmp_path / "m", Head(3, kind="ridge", tasks=2))
+    learner = Learner.load(path)
+    learner.task = 0
+    learner.remember_many(array("f", range(18)), [0, 1, 2])
+    learner.release()
+    learner.save(path)
+    assert "one prediction made" in try_model(path)
 
 
 def test_a_model_that_cannot_run_is_refused_on_the_laptop(tmp_path, monkeypatch, capsys):
