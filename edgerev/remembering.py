@@ -210,16 +210,16 @@ class Remembering:
             raise UsageError("whole features have no range yet; expected one; call calibrate(x) with samples first")
         self._need_whole()
         self.runtime.run(start, n, until="forward")
+        self._stale = True  # beforehand: an interruption may come after samples were added
         self.runtime.run("ridge_add", n)
-        self._stale = True
 
     @exclusive
     def forget(self) -> None:
         """Set the sums of a head in closed form to zero, and forget its answers and the range of whole features."""
         self._need_sums()
+        self._stale = True
         self.runtime.run("ridge_reset", 1)
         self._no_range()
-        self._stale = True
 
     @exclusive
     def release(self) -> None:
@@ -267,10 +267,10 @@ class Remembering:
             for name, values in (("gram", gram), ("moments", moments), ("counts", counts))
         ]
         before = list(self.runtime.view("ridge.counts"))
+        self._stale = True
         for view, given in pairs:
             view.cast("B")[:] = given.cast("B")
         self._no_answers(old and not new for old, new in zip(before, self.runtime.view("ridge.counts")))
-        self._stale = True
 
     def _no_answers(self, lacking: Iterable[bool]) -> None:
         """Forget the answers of some classes."""
@@ -294,8 +294,8 @@ class Remembering:
         if self._quantises():
             raise UsageError("sums of whole numbers cannot fade; expected Head(sums='float64'); make the head with it")
         self._share(finite32("fade: factor", factor, TINY, BELOW_ONE))
-        self.runtime.run("ridge_fade", 1)
         self._stale = True
+        self.runtime.run("ridge_fade", 1)
 
     @exclusive
     def settle(self) -> None:

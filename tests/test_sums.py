@@ -169,3 +169,23 @@ def test_other_sums_leave_what_was_released():
     made.replace_sums(*(np.array(made.runtime.view(f"ridge.{name}")) * 0 for name in ("gram", "moments", "counts")))
     made.task = 0
     np.testing.assert_array_equal(made.predict_proba_many(x), ref)
+
+
+def test_an_interruption_leaves_no_answers_of_before(monkeypatch):
+    x, y = np.random.default_rng(0).normal(size=(20, 4)).astype("f4"), np.arange(20) % 3
+    made, ref = learner("float64"), learner("float64")
+    made.remember_many(x[:5], y[:5])
+    made.predict_many(x)
+    run = made.runtime.run
+
+    def interrupted(section, *arguments, **options):
+        run(section, *arguments, **options)
+        if section == "ridge_add":
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(made.runtime, "run", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            made.remember_many(x[5:10], y[5:10])
+    ref.remember_many(x[:10], y[:10])
+    np.testing.assert_array_equal(made.predict_proba_many(x), ref.predict_proba_many(x))
