@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
 from edgerev.errors import NetError
-from edgerev.layers import Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
+from edgerev.layers import Adapter, Conv1d, Conv2d, Dense, Layer, Pointwise, Shape, layer_from_dict
 from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY, finite32, of_type, settle, whole
 from edgerev.value import Value
 
@@ -96,6 +96,8 @@ class Head(Value):
         of_type("Head: expansion", self.expansion, (tuple, list), "(Conv2d(24, 7), ReLU())", NetError)
         for layer in self.expansion:
             of_type("Head: a layer of the expansion", layer, Layer, "Conv2d(24, 7)", NetError)
+            if isinstance(layer, Adapter):
+                raise NetError("Head: an adapter in an expansion is never trained; expected it in F or G; move it")
         object.__setattr__(self, "expansion", tuple(self.expansion))
         if self.expansion and not self.closed_form:
             raise NetError("Head: an expansion has weights that are never trained; it needs kind ridge or prototype")

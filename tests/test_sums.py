@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgerev import Conv1d, Dense, Head, Learner, Net, NumericError, ReLU, UsageError
+from edgerev import Adapter, Conv1d, Dense, Head, Learner, Net, NetError, NumericError, ReLU, UsageError
 
 COUNT = 24
 
@@ -189,3 +189,8 @@ def test_an_interruption_leaves_no_answers_of_before(monkeypatch):
             made.remember_many(x[5:10], y[5:10])
     ref.remember_many(x[:10], y[:10])
     np.testing.assert_array_equal(made.predict_proba_many(x), ref.predict_proba_many(x))
+
+
+def test_an_expansion_has_no_adapters():
+    with pytest.raises(NetError, match="in F or G"):
+        Head(3, kind="ridge", expansion=(Dense(8), Adapter(2)))
