@@ -44,6 +44,7 @@ F64, I32, I64 = int(DType.F64), int(DType.I32), int(DType.I64)
 PROTOTYPE = int(SolveKind.PROTOTYPE)
 TOP = np.float32(LEVELS)
 GROUP = 4  # samples added at once
+FADED = 1e-100  # share of all samples below which a class has none left: what fades further loses its digits
 HIGH_WORD = 4294967296.0
 
 
@@ -240,9 +241,10 @@ def _matrix(work, row, tensors, arena, size, columns, kind, penalty):
             line[i] += penalty
     if kind != PROTOTYPE:
         return
+    least = FADED * _get(arena, tg, tg[T_SIZE] - 1)
     for k in range(columns):
-        count = _get(arena, tm, size * columns + k)  # counts are whole, and do not fade
-        if count > 0.0:
+        count = _get(arena, tm, size * columns + k)
+        if count > least:
             for i in range(size):
                 line = advance(work, _start(i))
                 mean = _get(arena, tm, i * columns + k) / count
@@ -306,7 +308,7 @@ def ridge_solve(row, tensors, arena, n, thread, threads, status):
         return
     for k in range(columns):
         count = _get(arena, tm, size * columns + k)
-        if not count > 0.0:
+        if not count > FADED * samples_seen:
             continue
         for i in range(total):
             column[i] = _get(arena, tm, i * columns + k)

@@ -536,11 +536,11 @@ class Call:
         gram = np.zeros((size + 1, size + 1))
         gram[np.tril_indices(size + 1)] = self.flat("gram")
         gram = gram + np.tril(gram, -1).T
-        penalty, seen = self["strength"] * gram[-1, -1], counts > 0
+        penalty, seen = self["strength"] * gram[-1, -1], counts > 1e-100 * gram[-1, -1]
         matrix = gram + np.diag(np.append(np.full(size, penalty), 0))
         means = moments[:-1] / np.where(seen, counts, 1)
         if self["kind"] == SolveKind.PROTOTYPE:
-            matrix = matrix[:-1, :-1] - (means * counts) @ means.T
+            matrix = matrix[:-1, :-1] - (means * counts * seen) @ means.T
         if not np.isfinite(matrix).all() or np.linalg.eigvalsh(matrix)[0] <= 0:
             return self.record(Status.NOT_POSITIVE_DEFINITE)
         if self["kind"] == SolveKind.PROTOTYPE:

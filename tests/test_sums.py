@@ -194,3 +194,21 @@ def test_an_interruption_leaves_no_answers_of_before(monkeypatch):
 def test_an_expansion_has_no_adapters():
     with pytest.raises(NetError, match="in F or G"):
         Head(3, kind="ridge", expansion=(Dense(8), Adapter(2)))
+
+
+@pytest.mark.parametrize("kind", ["ridge", "prototype"])
+def test_a_class_that_fades_away(kind):
+    """Sums that fade further become denormal and lose their digits: a class that is gone keeps its last weights."""
+    random = np.random.default_rng(0)
+    x, y = random.normal(size=(60, 4)).astype("f4"), np.arange(60) % 3
+    x += 3 * np.eye(3, 4, dtype="f4")[y]
+    made = learner("float64", kind=kind)
+    made.remember_many(x, y)
+    others = y < 2
+    for _ in range(120):
+        made.fade(1e-3)
+        made.remember_many(x[others], y[others])
+        made.predict_many(x)
+    assert np.isfinite(made.predict_proba_many(x)).all()
+    if kind == "prototype":  # a ridge's answers shrink with a class's share
+        assert (made.predict_many(x)[~others] == 2).mean() > 0.8
