@@ -260,7 +260,20 @@ class Learner(Persistent, Bijection, Remembering):
 
     @exclusive
     def predict_task_many(self, x: Any) -> Any:
-        """Return ``(samples,)`` task numbers: of that whose answer is the likeliest; see `task`."""
+        """Return ``(samples,)`` task numbers: of that whose answer is the likeliest; see `task`.
+
+        Raises
+        ------
+        UsageError
+            The net has adapters: features, and so answers, are those of the last task at hand.
+        DataError, NumericError
+            As for `predict_many`.
+        """
+        if self._has_adapters():
+            raise UsageError(
+                "the net has adapters, whose features are those of one task; expected none; tell tasks apart by their "
+                "inputs: edgerev.continual.tasks.InputStatistics"
+            )
         return tasks(self.predict_proba_many(x), self.net.head)
 
     @exclusive

@@ -36,7 +36,8 @@ class Remembering:
     def task(self) -> int | None:
         """Number of the task at hand, or None: answers are then those of all tasks, and the task is inferred.
 
-        While a task is at hand, only its answers are trained, and its own adapters are in place. Kept in checkpoints.
+        While a task is at hand, only its answers are trained, and its own adapters are in place; while there is none,
+        those of the last one are. Kept in checkpoints.
         """
         return self._counters[C_TASK] - 1 if self._counters[C_TASK] else None
 

@@ -13,7 +13,7 @@ import harness
 from edgerev import checkpoint_reader
 from edgerev.contents import KeptTensors, stored_sample_bytes
 from edgerev.errors import CheckpointError, DataError, NetError, NumericError, UsageError
-from edgerev.layers import Conv2d, Dense, Dropout, ReLU, RMSNorm
+from edgerev.layers import Adapter, Conv2d, Dense, Dropout, ReLU, RMSNorm
 from edgerev.learner import Learner
 from edgerev.losses import BinaryCrossEntropy, CrossEntropy, MeanSquaredError
 from edgerev.net import Block, Head, Net, Squeeze
@@ -601,3 +601,9 @@ def test_a_task_leaves_the_weights_of_others(optimizer):
         after = weights()
         assert (after[task] != before[task]).all()
         np.testing.assert_array_equal(after[1 - task], before[1 - task])
+
+
+def test_adapters_do_not_tell_tasks_apart():
+    learner = Learner(Net((4,), Dense(8), (Block((Dense(4), Adapter(1))),), Head(3, tasks=2)), batch=4)
+    with pytest.raises(UsageError, match="InputStatistics"):
+        learner.predict_task_many(np.zeros((2, 4), "f4"))
