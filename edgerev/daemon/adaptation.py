@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from array import array
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 from edgerev.daemon.store import PART_BYTES, Store
 from edgerev.errors import CheckpointError, StoreError
@@ -24,6 +24,7 @@ class Adaptation:
     learner : of float32 samples and class numbers; the newest generation is loaded into it, if there is one
     store : with samples of the learner's size
     generation_samples : at least so many samples are between two generations: each writes the whole model
+    turn : held while the learner is used; not while a generation is written to the disk
 
     Raises
     ------
@@ -31,8 +32,11 @@ class Adaptation:
         No generation that is kept can be loaded.
     """
 
-    def __init__(self, learner: Learner, store: Store, generation_samples: int = 1024) -> None:
-        self.learner, self.store = learner, store
+    def __init__(
+        self, learner: Learner, store: Store, generation_samples: int = 1024,
+        turn: AbstractContextManager = nullcontext(),  # noqa: B008  # it has no state
+    ) -> None:
+        self.learner, self.store, self._turn = learner, store, turn
         self.generation_samples = whole("generation_samples", generation_samples, 1, INT32_MAX)
         self.problems: list[str] = []
         self._load()
@@ -70,7 +74,8 @@ class Adaptation:
         if len(samples) < batch:
             return None
         x = memoryview(b"".join(sample.x for sample in samples)).cast("f")
-        report = self.learner.learn_many(x, array("i", b"".join(sample.y for sample in samples)))
+        with self._turn:
+            report = self.learner.learn_many(x, array("i", b"".join(sample.y for sample in samples)))
         self.after = samples[-1].number
         if self.after - self.saved >= self.generation_samples:
             self.save()
@@ -87,7 +92,8 @@ class Adaptation:
             The file cannot be written.
         """
         with _file_in_memory() as (fd, _):
-            self.learner.save_into(fd)
+            with self._turn:
+                self.learner.save_into(fd)
             os.lseek(fd, 0, os.SEEK_SET)
             number = self.store.advance(self.after, iter(lambda: os.read(fd, PART_BYTES), b""))
         self.saved = self.after
