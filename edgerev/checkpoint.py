@@ -79,11 +79,29 @@ def save(path: str | os.PathLike[str], tensors: Tensors, metadata: Mapping[str, 
     CheckpointError
         If the file cannot be written; the old files are as they were.
     """
-    header_bytes = _check(tensors, metadata)
+    _check(tensors, metadata)
     with _saving(path) as (fd, temporary, target):
-        _write(fd, header_bytes, tensors, metadata)
+        write(fd, tensors, metadata)
         os.fsync(fd)
         _replace(temporary, target)
+
+
+def write(fd: int, tensors: Tensors, metadata: Mapping[str, str]) -> None:
+    """Write a checkpoint into an open, empty file.
+
+    Parameters
+    ----------
+    tensors, metadata
+        As for `save`.
+
+    Raises
+    ------
+    UsageError
+        If the arguments do not fit together; nothing is written.
+    OSError
+        If the file cannot be written.
+    """
+    _write(fd, _check(tensors, metadata), tensors, metadata)
 
 
 def rehearse(path: str | os.PathLike[str], tensors: Tensors) -> None:

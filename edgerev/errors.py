@@ -66,3 +66,11 @@ class BundleError(EdgerevError):
 
 class ExportError(EdgerevError):
     """A model cannot be written for another runtime, or that runtime cannot run it; nothing was written."""
+
+
+class StoreError(EdgerevError):
+    """The daemon's file cannot be read or written, is damaged, or belongs to another model."""
+
+
+class QueueFullError(EdgerevError):
+    """As many samples wait as may; nothing was taken in."""

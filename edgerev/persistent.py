@@ -48,10 +48,29 @@ class Persistent:
             It could not be written, or the model is not whole or not finite; the file that was there is as it was.
         """
         from edgerev import checkpoint
+
+        self._save(path, lambda tensors, metadata: checkpoint.save(path, tensors, metadata))
+
+    @exclusive
+    def save_into(self, fd: int) -> None:
+        """Write a checkpoint into an open, empty file.
+
+        Raises
+        ------
+        CheckpointError
+            The model is not whole or not finite; nothing was written.
+        OSError
+            The file cannot be written.
+        """
+        from edgerev import checkpoint
+
+        self._save(f"file {fd}", lambda tensors, metadata: checkpoint.write(fd, tensors, metadata))
+
+    def _save(self, name: str, write: Callable[[Any, dict[str, str]], None]) -> None:
         from edgerev.contents import KeptTensors, to_metadata
 
         metadata = to_metadata(self.net, self.recipe, self.classes, self.inputs, self.position, self.memory)
-        self.export(path, lambda runtime: checkpoint.save(path, KeptTensors(runtime), metadata))
+        self.export(name, lambda runtime: write(KeptTensors(runtime), metadata))
 
     @exclusive
     def export(self, path: str, write: Callable[[Runtime], None]) -> None:

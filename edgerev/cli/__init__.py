@@ -31,6 +31,7 @@ VERBS = {
     "push": "install a bundle on a device over ssh, or go back to the one before",
     "export": "write a model for another runtime: as an ONNX graph",
     "import": "bring weights that another runtime trained back into a checkpoint",
+    "serve": "take samples and labels over HTTP, answer, and go on training",
     "demo": "train continually on handwritten digits and report",
 }
 

@@ -1,0 +1,1 @@
+"""The adaptation daemon: keeps a model fitted to the place where it runs."""

@@ -1,0 +1,165 @@
+"""The daemon without its doors: takes samples and labels, answers, and trains in a thread of its own."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from array import array
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from edgerev.daemon.adaptation import Adaptation
+from edgerev.daemon.settings import ServeSettings
+from edgerev.daemon.store import Arrival, Store
+from edgerev.daemon.turn import Turn
+from edgerev.errors import DataError, EdgerevError, UsageError
+from edgerev.learner import Learner
+from edgerev.numbers import FLOAT32_MAX
+
+
+class Service:
+    """A model, its store, and the thread that trains.
+
+    Attributes
+    ----------
+    problem : what stopped training, or ""; samples are still taken in, and predictions answered
+    """
+
+    def __init__(self, settings: ServeSettings) -> None:
+        learner = Learner.load(settings.model, threads=settings.threads)
+        if not learner.recipe.loss.labels:
+            raise UsageError(f"{settings.model} answers with values; expected classes; train it with cross_entropy")
+        self.settings, self.learner = settings, learner
+        self.elements = math.prod(learner.sample_shape)
+        self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
+        self.turn, self.problem = Turn(), ""
+        self.adaptation = Adaptation(learner, self.store, settings.generation_samples, self.turn)
+        self._classes = {name: number for number, name in enumerate(learner.classes)}
+        self._wake, self._stopping = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._train, name="training")
+
+    def start(self) -> None:
+        """Begin to train."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Finish the step at hand, write a generation, and close the store."""
+        self._stopping.set()
+        self._wake.set()
+        if self._thread.is_alive():
+            self._thread.join()
+        if not self.problem and self.adaptation.after != self.adaptation.saved:
+            self.adaptation.save()
+        self.store.close()
+
+    def _train(self) -> None:
+        while not self._stopping.is_set():
+            self._wake.clear()  # before looking: what arrives from here on is seen in the next round
+            try:
+                self.store.expire(int(time.time()) - self.settings.label_seconds)
+                while not self._stopping.is_set() and self.adaptation.step() is not None:
+                    pass
+            except EdgerevError as error:
+                self.problem = str(error)
+                return
+            self._wake.wait()
+
+    # -- requests ---------------------------------------------------------------------------------------------
+
+    def take(self, samples: Sequence[Any]) -> list[int]:
+        """Take samples in; return their ids once they are durable.
+
+        Parameters
+        ----------
+        samples : each a dict with `x`, and at will `y` and `key`
+
+        Raises
+        ------
+        DataError, QueueFullError, StoreError
+            None was taken in.
+        """
+        arrivals = []
+        for place, sample in enumerate(samples):
+            if not isinstance(sample, dict) or not {"x"} <= sample.keys() <= {"x", "y", "key"}:
+                raise DataError(f"sample {place}: expected an object with x, and at will y and key; change it")
+            key = sample.get("key")
+            if key is not None and not isinstance(key, str):
+                raise DataError(f"sample {place}: key {key!r}: expected a text; change it")
+            label = self._label(place, sample["y"]) if sample.get("y") is not None else None
+            arrivals.append(Arrival(self._values(place, sample["x"]).tobytes(), label, key))
+        ids = self.store.put(arrivals)
+        self._wake.set()
+        return ids
+
+    def label(self, labels: Sequence[Any]) -> list[int]:
+        """Give samples their labels; return the ids that no sample waits under.
+
+        Parameters
+        ----------
+        labels : each a dict with `id` and `y`
+        """
+        pairs = []
+        for place, label in enumerate(labels):
+            if not isinstance(label, dict) or label.keys() != {"id", "y"} or type(label["id"]) is not int:
+                raise DataError(f"label {place}: expected an object with id, a whole number, and y; change it")
+            pairs.append((label["id"], self._label(place, label["y"])))
+        unknown = self.store.label(pairs)
+        self._wake.set()
+        return unknown
+
+    def predict(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return `answer` and `probabilities` for each sample."""
+        joined = array("f")
+        for place, sample in enumerate(samples):
+            joined.extend(self._values(place, sample))
+        if not samples:
+            return []
+        with self.turn:
+            found = self.learner.predict_proba_many(memoryview(joined))
+        columns = len(found) // len(samples)
+        rows = [found[first : first + columns] for first in range(0, len(found), columns)]
+        return [{"answer": self._name(row.index(max(row))), "probabilities": row.tolist()} for row in rows]
+
+    def status(self) -> dict[str, Any]:
+        """Return what the daemon is doing, in numbers."""
+        return {
+            "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
+            "trained": self.adaptation.after, "saved": self.adaptation.saved, "commits": self.store.commits,
+            "arena_bytes": self.learner.plan.arena_bytes, "problem": self.problem,
+            "problems": self.adaptation.problems,
+        }  # fmt: skip
+
+    # -- values -----------------------------------------------------------------------------------------------
+
+    def _values(self, place: int, x: Any) -> array:
+        try:
+            values = array("f", _flat(x))
+        except (TypeError, OverflowError) as error:
+            raise DataError(f"sample {place}: {error}; expected numbers, nested as you like; change it") from error
+        if len(values) != self.elements or not all(-FLOAT32_MAX <= value <= FLOAT32_MAX for value in values):
+            raise DataError(
+                f"sample {place} has {len(values)} values; expected {self.elements} finite ones, of shape "
+                f"{self.learner.sample_shape}, channels last; change it"
+            )
+        return values
+
+    def _label(self, place: int, y: Any) -> bytes:
+        number = self._classes.get(y) if self._classes and isinstance(y, str) else y
+        if type(number) is not int or not 0 <= number < self.learner.net.head.outputs:
+            known = f"one of {', '.join(self._classes)}" if self._classes else "a class number"
+            raise DataError(f"label {y!r} at {place}: expected {known}; change it")
+        return array("i", [number]).tobytes()
+
+    def _name(self, number: int) -> str | int:
+        return self.learner.classes[number] if number < len(self.learner.classes) else number
+
+
+def _flat(x: Any) -> Iterator[float]:
+    if isinstance(x, list):
+        for part in x:
+            yield from _flat(part)
+    elif isinstance(x, (int, float)) and not isinstance(x, bool):
+        yield x
+    else:
+        raise TypeError(f"{x!r} is not a number")
