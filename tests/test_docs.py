@@ -19,7 +19,8 @@ MORE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 # of these, the Makefile and other tests take care
 OUTSIDE = (
     "make ", "pip ", "sh ", "cd ", "systemctl ", "cc ", "./train ", "python3 ",
-    "edgerev rss", "edgerev data fetch", "edgerev doctor", "edgerev bench", "edgerev build", "edgerev push",
+    "edgerev rss", "edgerev data fetch", "edgerev doctor", "edgerev bench",
+    "edgerev serve", "edgerev build", "edgerev push",
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("cache")
