@@ -1,10 +1,16 @@
 """Fixtures that several test files use."""
 
+import hashlib
 import os
+import shutil
+import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+
+ARM_SANDBOX = Path(__file__).parent / "arm" / "sandbox.sh"
+ARM_TOOLS = {"qemu-aarch64-static": "qemu-user-static", "proot": "proot", "apt-get": "apt", "dpkg-deb": "dpkg"}
 
 
 @pytest.fixture(scope="session")
@@ -63,3 +69,18 @@ def training_python() -> str:
     if not python:
         pytest.skip("set EDGEREV_ORT_TRAINING_PYTHON to a Python with onnxruntime-training 1.19.2, onnx and NumPy")
     return python
+
+
+@pytest.fixture(scope="session")
+def arm_root() -> Path:
+    """Give the root folder of an ARM device, made once and kept in the cache; qemu and proot run what is in it."""
+    from edgerev.machine import cache_folder
+
+    missing = [package for tool, package in ARM_TOOLS.items() if shutil.which(tool) is None]
+    if missing:
+        pytest.skip(f"no ARM sandbox without {', '.join(missing)}; on Debian: apt install {' '.join(missing)}")
+    digest = hashlib.sha256(ARM_SANDBOX.read_bytes()).hexdigest()[:16]
+    folder = Path(cache_folder()) / "arm-sandbox" / digest
+    if not folder.is_dir():
+        subprocess.run(["sh", ARM_SANDBOX, folder], check=True)
+    return folder

@@ -1,8 +1,6 @@
 """A bundle installed for real on ARM without network: over ssh into Debian's arm64 packages under qemu, and by hand."""
 
-import hashlib
 import json
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -16,10 +14,7 @@ from edgerev.cli import main
 from edgerev.deploy.bundle import verify
 from edgerev.deploy.push import Host, push
 from edgerev.errors import BundleError
-from edgerev.machine import cache_folder
 
-SCRIPT = Path(__file__).parent / "arm" / "sandbox.sh"
-TOOLS = {"qemu-aarch64-static": "qemu-user-static", "proot": "proot", "apt-get": "apt", "dpkg-deb": "dpkg"}
 SHELL = """\
 exec {without_network} proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home}:/root -w /root \\
     /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin /bin/sh -c "$1"
@@ -29,24 +24,11 @@ pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def root():
-    """Give the root folder of an ARM device, made once and kept in the cache."""
-    missing = [package for tool, package in TOOLS.items() if shutil.which(tool) is None]
-    if missing:
-        pytest.skip(f"no ARM sandbox without {', '.join(missing)}; on Debian: apt install {' '.join(missing)}")
-    digest = hashlib.sha256(SCRIPT.read_bytes()).hexdigest()[:16]
-    folder = Path(cache_folder()) / "arm-sandbox" / digest
-    if not folder.is_dir():
-        subprocess.run(["sh", SCRIPT, folder], check=True)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def device(root, tmp_path_factory):
+def device(arm_root, tmp_path_factory):
     """Give an sshd whose sessions run on the ARM device, whose home folder is empty."""
     folder = tmp_path_factory.mktemp("arm")
     shell, home = folder / "shell", folder / "sshd" / "home"
-    shell.write_text(SHELL.format(without_network=namespaces("--net"), root=root, home=home))
+    shell.write_text(SHELL.format(without_network=namespaces("--net"), root=arm_root, home=home))
     with loopback(folder / "sshd", shell=shell) as running:
         yield running
 

@@ -4,7 +4,7 @@
 # FOLDER appears whole or not at all. Nothing of the system's own packages or lists is touched.
 set -eu
 folder=$1
-packages="coreutils dash python3-venv"
+packages="coreutils dash libstdc++6 python3-venv"
 
 mkdir -p "$(dirname "$folder")"
 scratch=$(mktemp -d "$folder.XXXXXX")
