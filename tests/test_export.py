@@ -106,11 +106,45 @@ def test_a_damaged_checkpoint_writes_nothing(cli, model, tmp_path):
 def test_a_difference_leaves_a_script_and_no_file(cli, model, tmp_path, monkeypatch):
     from edgerev.deploy.onnx import verify
 
-    monkeypatch.setitem(verify.TOLERANCES, "onnx", verify.Tolerance(-1.0, 1.0))
+    monkeypatch.setattr(verify, "tolerance", lambda *_: verify.Tolerance(-1.0, 1.0))
     done = cli("export", model, "-o", tmp_path / "out.onnx", "--verify")
     assert done.code == ExportError.exit_code
     assert f"python {tmp_path}/out.differs.py" in done.err
     assert sorted(os.listdir(tmp_path)) == ["out.differs.npz", "out.differs.onnx", "out.differs.py"]
+
+
+@pytest.mark.parametrize(
+    ("name", "format", "state", "head"), [
+        ("digits", "forward", "int16", {}), ("digits", "onnx", "int16", {}), ("sensors", "train-step", "int16", {}),
+        ("table", "inverse", "float32", {}), ("sensors", "onnx", "int32", {"kind": "prototype"}),
+        ("table", "onnx", "int32", {"kind": "ridge", "sums": "int64"}),
+    ],
+)  # fmt: skip
+def test_nets_whose_last_bits_weigh_more_are_verified(cli, tmp_path, name, format, state, head):
+    """A coarse grid, an inverse that is not exact, scores in the thousands, features as whole numbers."""
+    net, random = preset(name, state=state), np.random.default_rng(0)
+    learner = Learner(net.replace(head=net.head.replace(**head)), batch=16)
+    x, y = random.normal(size=(320, *learner.sample_shape)).astype("f4"), random.integers(0, 10, 320)
+    x.reshape(320, -1)[np.arange(320), y] += 4
+    learner.learn_many(x, y)
+    if head:
+        if "sums" in head:
+            learner.calibrate(x)
+        learner.remember_many(x, y)
+    learner.save(str(tmp_path / "m.edgerev"))
+    done = cli("export", tmp_path / "m.edgerev", "--format", format, "-o", tmp_path / "out.onnx", "--verify")
+    assert (done.code, done.err) == (0, "")
+
+
+def test_a_wrong_graph_of_a_coarse_net_is_found(tmp_path):
+    from edgerev.deploy.onnx import export, verify
+
+    learner = Learner(preset("table", state="int16"))
+    x = np.random.default_rng(0).normal(size=(4, *learner.sample_shape)).astype("f4")
+    found = verify.case(learner, "onnx", x)
+    other = export.make(Learner(preset("table", state="int16"), seed=1), "onnx")
+    with pytest.raises(ExportError, match="output probability differs"):
+        verify.verify(other, found, verify.tolerance(learner, "onnx", found), str(tmp_path / "out"))
 
 
 def test_missing_packages_are_named(cli, model, tmp_path, monkeypatch):

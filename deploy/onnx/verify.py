@@ -16,14 +16,13 @@ from edgerev.deploy.onnx.update import POWERS
 from edgerev.deploy.ort import open_session
 from edgerev.errors import ExportError, UsageError
 from edgerev.files import write_whole
-from edgerev.kernels.layout import BARRIER_SIZE, COUNTERS_SIZE, MAX_THREADS, STATUS_LINE, V_RATE, DType, Op
+from edgerev.kernels.layout import BARRIER_SIZE, COUNTERS_SIZE, MAX_THREADS, STATUS_LINE, V_RATE, DType, LossKind, Op
 from edgerev.learner import Learner
 from edgerev.program import Program, Region
 from edgerev.runtime import Runtime
 
 if TYPE_CHECKING:
     import onnx
-
 
 
 class Tolerance(NamedTuple):
@@ -37,6 +36,14 @@ TOLERANCES = {
     "onnx": Tolerance(1e-5, 1.0), "forward": Tolerance(1e-4, 1.0), "inverse": Tolerance(0.0, 1.0),
     "train-step": Tolerance(1e-3, 1e-3),  # a ReLU at its kink falls to either side, and its share of a gradient too
 }  # fmt: skip
+# least shares of nets whose last bit weighs more: a product on the edge moves a state by a step of its grid, 2**-10,
+# and each function after it adds its own; a float32 state is rebuilt but for its last bits
+_COARSE = {
+    "int16": {"onnx": 5e-3, "forward": 5e-3, "train-step": 5e-2},
+    "float32": {"inverse": 1e-4},
+}  # fmt: skip
+_SCORES = 1e-6  # of the largest score: what its last bits are in a probability
+_WHOLE = 1e-2  # of a probability: a feature between two whole numbers becomes either
 
 _SCRIPT = '''"""Run {model} on the inputs of {data} and print how far each output is from what was expected."""
 
@@ -57,10 +64,16 @@ for name, found in zip(wanted, session.run(wanted, feeds)):
 
 
 class Case(NamedTuple):
-    """Inputs of a graph, and the outputs that our runtime has for them."""
+    """Inputs of a graph, and the outputs that our runtime has for them.
+
+    Attributes
+    ----------
+    scores : for "onnx", largest of the numbers that become probabilities
+    """
 
     inputs: dict[str, np.ndarray]
     expected: dict[str, np.ndarray]
+    scores: float = 0.0
 
 
 def case(learner: Learner, format: str, x: np.ndarray, y: np.ndarray | None = None) -> Case:
@@ -72,7 +85,8 @@ def case(learner: Learner, format: str, x: np.ndarray, y: np.ndarray | None = No
     y : targets, for "train-step"
     """
     if format == "onnx":
-        return Case({"x": x}, {"probability": np.asarray(learner.predict_proba_many(x))})
+        answers = np.asarray(learner.predict_proba_many(x))
+        return Case({"x": x}, {"probability": answers}, _largest_score(learner, len(x)))
     if format == "train-step":
         if y is None:
             raise UsageError("a training step needs targets; expected y; pass them")
@@ -86,6 +100,24 @@ def case(learner: Learner, format: str, x: np.ndarray, y: np.ndarray | None = No
     forward = open_model(make(learner, "forward").SerializeToString())
     entry, exit_state = forward.run(["entry", "exit"], {"x": x})
     return Case({"exit": exit_state}, {"entry": entry})
+
+
+def _largest_score(learner: Learner, n: int) -> float:
+    """Return the largest score of the last micro-batch of the `n` samples that were answered just now."""
+    if learner.recipe.loss.number == LossKind.MEAN_SQUARED_ERROR:  # values, which are not squeezed into 0 .. 1
+        return 0.0
+    most = learner.schedule.micro_batch
+    rows = n % most or most
+    return float(abs(array_of(learner.runtime, "logits")[: rows * learner.net.head.columns]).max())
+
+
+def tolerance(learner: Learner, format: str, found: Case) -> Tolerance:
+    """Return how far a right graph of this learner may be off; see `TOLERANCES` for the usual net."""
+    usual, net = TOLERANCES[format], learner.net
+    share = max(usual.share, _COARSE.get(net.state, {}).get(format, 0.0), _SCORES * found.scores)
+    if format == "onnx" and net.head.closed_form and net.head.sums != "float64":
+        share = max(share, _WHOLE)
+    return usual._replace(share=share)
 
 
 def _training_case(learner: Learner, x: np.ndarray, y: np.ndarray) -> Case:
@@ -154,7 +186,7 @@ def verify(model: onnx.ModelProto, found: Case, tolerance: Tolerance, prefix: st
 
     Parameters
     ----------
-    tolerance : see `TOLERANCES`
+    tolerance : see the function of that name
     prefix : start of the names of what is written if they differ
 
     Raises

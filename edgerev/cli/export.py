@@ -97,7 +97,7 @@ def _verified(learner: Learner, model: onnx.ModelProto, args: argparse.Namespace
     import numpy as np
 
     from edgerev.deploy.onnx.export import array_of
-    from edgerev.deploy.onnx.verify import TOLERANCES, case, verify
+    from edgerev.deploy.onnx.verify import case, tolerance, verify
 
     random, n = np.random.default_rng(0), args.batch or min(4, learner.recipe.batch)
     shape = learner.net.input_shape if args.format == "train-step" else learner.sample_shape
@@ -106,4 +106,5 @@ def _verified(learner: Learner, model: onnx.ModelProto, args: argparse.Namespace
     head = learner.net.head
     y = random.integers(0, head.outputs, n) if learner.recipe.loss.labels else random.random((n, head.columns), "f4")
     prefix = os.path.splitext(args.output)[0] + ".differs"
-    return verify(model, case(learner, args.format, x, y), TOLERANCES[args.format], prefix)
+    found = case(learner, args.format, x, y)
+    return verify(model, found, tolerance(learner, args.format, found), prefix)
