@@ -20,8 +20,9 @@ from edgerev.deploy.onnx.verify import state  # noqa: E402
 from edgerev.deploy.onnx.wire import CHECKSUM  # noqa: E402
 from edgerev.deploy.ort import TrainStep  # noqa: E402
 from edgerev.errors import CheckpointError  # noqa: E402
-from edgerev.layers import Adapter, Conv2d, Dense, Depthwise, GroupNorm, ReLU  # noqa: E402
+from edgerev.layers import GELU, Adapter, Conv2d, Dense, Depthwise, GroupNorm, ReLU  # noqa: E402
 from edgerev.learner import Learner  # noqa: E402
+from edgerev.losses import BinaryCrossEntropy  # noqa: E402
 from edgerev.optimizers import SGD, AdamW, Lion  # noqa: E402
 from edgerev.presets import preset  # noqa: E402
 
@@ -214,6 +215,11 @@ def test_any_damage_is_an_error_of_ours(step, tmp_path):
     assert np.isfinite(learner.predict_proba_many(samples(learner, 2))).all()
 
 
+def test_an_empty_file(cli, step, tmp_path):
+    (tmp_path / "empty.onnx").write_bytes(b"")
+    refused(cli, tmp_path / "empty.onnx", tmp_path, "cannot be read as weights (it is empty)")
+
+
 def test_another_model(cli, step, tmp_path):
     other = Learner(preset("digits"), batch=4, optimizer=AdamW())
     write_folder(make_training(other), str(tmp_path / "out"))
@@ -222,6 +228,44 @@ def test_another_model(cli, step, tmp_path):
     refused(cli, tmp_path / "m.onnx", tmp_path, "does not fit the model")
     write_folder(make_training(Learner(preset("table"), batch=4, optimizer=SGD())), str(tmp_path / "sgd"))
     refused(cli, tmp_path / "sgd", tmp_path, "lacks block0.F.0.gain.moment2")
+
+
+def test_a_model_of_the_same_shapes(cli, tmp_path):
+    learner = Learner(net_of(ReLU(), Dense(8), shape=(5,)), batch=4)
+    learner.classes = ["cat", "dog"]
+    saved(learner, tmp_path)
+    for name, net, options, classes, message in (
+        ("net", net_of(GELU(), Dense(8), shape=(5,)), {}, learner.classes, "its metadata names another net;"),
+        ("loss", learner.net, {"loss": BinaryCrossEntropy()}, [], "names the loss BINARY_CROSS_ENTROPY;"),
+        ("classes", learner.net, {}, ["dog", "cat"], "names the classes dog, cat;"),
+    ):
+        other = Learner(net, batch=4, **options)
+        other.classes = classes
+        export(other, str(tmp_path / f"{name}.onnx"), "onnx")
+        refused(cli, tmp_path / f"{name}.onnx", tmp_path, "does not fit the model", message)
+    learner.classes = ["cat"]  # "dog" came later
+    export(learner, str(tmp_path / "m.onnx"), "onnx")
+    imported(cli, tmp_path / "m.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("released", [False, True])
+def test_a_head_in_closed_form_answers_from_its_sums(cli, released, tmp_path):
+    learner, x = Learner(net_of(Dense(8), shape=(5,), kind="ridge"), batch=4), np.random.default_rng(0).random((20, 5))
+    learner.remember_many(x, np.arange(20) % 4)
+    if released:
+        learner.release()
+    saved(learner, tmp_path)
+    export(learner, str(tmp_path / "m.onnx"), "onnx")
+    back, _ = imported(cli, tmp_path / "m.onnx", tmp_path)
+    np.testing.assert_array_equal(back.predict_proba_many(x), learner.predict_proba_many(x))
+    (tmp_path / "new.edgerev").unlink()
+    np.frombuffer(learner.runtime.view("ridge.weight"), "f4")[:] += 0.1
+    export(learner, str(tmp_path / "m.onnx"), "onnx")
+    if not released:
+        return refused(cli, tmp_path / "m.onnx", tmp_path, "ridge.weight is not what the model's sums give")
+    back, _ = imported(cli, tmp_path / "m.onnx", tmp_path)
+    np.testing.assert_array_equal(back.predict_proba_many(x), learner.predict_proba_many(x))
+    return None
 
 
 def test_a_file_that_is_there_stays(cli, step, tmp_path):

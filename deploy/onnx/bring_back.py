@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import zipfile
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 from zlib import error as zlib_error
 
 import numpy as np
 
 from edgerev.checkpoint_reader import MOST_NAMED
-from edgerev.deploy.onnx.export import Export
+from edgerev.deploy.onnx.export import Export, array_of
 from edgerev.deploy.onnx.ort_checkpoint import IDENTIFIER, unpack
 from edgerev.deploy.onnx.parameters import Layout, layouts, plain
 from edgerev.deploy.onnx.update import POWERS
 from edgerev.deploy.onnx.wire import arrays
 from edgerev.deploy.ort import STEPS
-from edgerev.errors import CheckpointError
+from edgerev.errors import CheckpointError, NetError
 from edgerev.kernels.layout import C_STEP, V_POWER1, V_POWER2
 from edgerev.learner import Learner
+from edgerev.net import Net
 from edgerev.optimizers import AdamW
 from edgerev.program import Region
 from edgerev.runtime import Runtime
@@ -27,10 +30,11 @@ from edgerev.runtime import Runtime
 _MODEL_INPUTS = ("input.mean", "input.scale")
 _ZIP = b"PK"
 _MOST_STEPS = 2**62
+_SOLVED = 1e-3  # largest difference of a solution, as a share of its largest number, between two machines
 # what damage makes the readers of zip and .npy files raise
 _DAMAGED = (
     ValueError, LookupError, TypeError, ArithmeticError, EOFError, OSError, MemoryError, RuntimeError,
-    zipfile.BadZipFile, zlib_error,
+    zipfile.BadZipFile, zlib_error, NetError,
 )  # fmt: skip
 
 
@@ -42,12 +46,14 @@ class Weights(NamedTuple):
     format : "ort-training", "train-step" or "onnx"
     arrays : float32 values by the names of the program, as they lie in ONNX
     steps : optimizer steps of the model's life, where `absolute`, or of those after its export
+    about : what the file says about its model: `net`, `loss` and `classes`, as far as it says so
     """
 
     format: str
     arrays: dict[str, np.ndarray]
     steps: int
     absolute: bool = False
+    about: Mapping[str, Any] = {}
 
 
 def read_weights(path: str) -> Weights:
@@ -75,6 +81,8 @@ def read_weights(path: str) -> Weights:
 
 
 def _read(data: memoryview) -> Weights:
+    if not data:
+        raise ValueError("it is empty")
     if data[4:8] == IDENTIFIER:
         found = _from_checkpoint(data)
     elif data[:2] == _ZIP:
@@ -84,10 +92,16 @@ def _read(data: memoryview) -> Weights:
         format = metadata.get("edgerev.format", '"onnx"')
         if format != '"onnx"':
             raise ValueError(f"it is a graph of format {format}, whose values are still those of its export")
-        found = Weights("onnx", values, 0)
+        found = Weights("onnx", values, 0, about=_about(metadata))
     if not 0 <= found.steps < _MOST_STEPS:
         raise ValueError(f"it counts {found.steps} steps")
     return found
+
+
+def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
+    keys = [key for key in ("net", "loss", "classes") if f"edgerev.{key}" in metadata]
+    found = {key: json.loads(metadata[f"edgerev.{key}"]) for key in keys}
+    return found | ({"net": Net.from_dict(found["net"])} if "net" in found else {})
 
 
 def _from_checkpoint(data: memoryview) -> Weights:
@@ -123,6 +137,9 @@ def bring_back(learner: Learner, path: str) -> Weights:
     if weights.format == "ort-training" and not learner.recipe.optimizer.moments:  # that runtime keeps one all the same
         given = {name: array for name, array in given.items() if not name.endswith(".moment1")}
     _check(path, weights.format, given, places, _wanted(learner, weights.format))
+    _check_model(path, learner, weights.about)
+    if weights.format == "onnx" and learner.net.head.closed_form:
+        _check_solution(path, learner, given, places)
     weights = weights._replace(arrays=given)
     learner.replace(lambda runtime: _fill(runtime, learner, weights, places))
     return weights
@@ -176,6 +193,38 @@ def _check(path: str, format: str, given: dict[str, np.ndarray], places: dict[st
             f"{path} does not fit the model: it {'; '.join(problems[:MOST_NAMED])}{more}; expected the {len(wanted)} "
             f"tensors of its {format} export, all finite; name the checkpoint that was exported, or train again"
         )
+
+
+def _check_model(path: str, learner: Learner, about: Mapping[str, Any]) -> None:
+    """Refuse a file whose tensors have the right names and shapes, but which says that they mean something else."""
+    problems = []
+    if about.get("net", learner.net) != learner.net:
+        problems.append("another net")
+    if about.get("loss", learner.recipe.loss.number.name) != learner.recipe.loss.number.name:
+        problems.append(f"the loss {about['loss']}")
+    if any(here != there for here, there in zip(learner.classes, about.get("classes", ()))):  # later ones may be new
+        problems.append(f"the classes {', '.join(map(str, about['classes']))}")
+    if problems:
+        raise CheckpointError(
+            f"{path} does not fit the model: its metadata names {' and '.join(problems)}; expected an export of this "
+            "model; name the checkpoint that was exported"
+        )
+
+
+def _check_solution(path: str, learner: Learner, given: dict[str, np.ndarray], places: dict[str, _Place]) -> None:
+    """Refuse changed answers of a head in closed form, which the sums that stay here would bring back as they were."""
+    seen = array_of(learner.runtime, "ridge.counts") > 0
+    if not seen.any():
+        return
+    learner.settle()
+    for name in ("ridge.weight", "ridge.bias"):
+        here = places[name].layout.to_onnx(array_of(learner.runtime, name))[..., seen]
+        if not abs(given[name][..., seen] - here).max() <= _SOLVED * abs(here).max():
+            raise CheckpointError(
+                f"{path} does not fit the model: its {name} is not what the model's sums give, from which a head in "
+                "closed form answers; expected an export of this model; name the checkpoint that was exported, or a "
+                "copy of it after release()"
+            )
 
 
 def _fill(runtime: Runtime, learner: Learner, weights: Weights, places: dict[str, _Place]) -> None:
