@@ -70,6 +70,17 @@ def test_training_goes_on_where_the_checkpoint_is(cli, model, tmp_path):
     assert np.isfinite(driver.step(np.zeros((4, 8, 8, 1)), np.zeros(4)))
 
 
+def test_the_checkpoint_is_not_replaced_by_its_graph(cli, model, tmp_path):
+    path = tmp_path / "m.edgerev"
+    path.write_bytes(model.read_bytes())
+    (tmp_path / "link.onnx").symlink_to(path)
+    for output in (path, tmp_path / "link.onnx"):
+        done = cli("export", path, "-o", output, "--force")
+        assert done.code == 2
+        assert "is the checkpoint itself" in done.err
+    assert path.read_bytes() == model.read_bytes()
+
+
 def test_a_file_that_is_there_stays(cli, model, tmp_path):
     output = tmp_path / "out.onnx"
     output.write_bytes(b"mine")

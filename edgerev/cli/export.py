@@ -47,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
     if args.format == TRAINING:
         return _run_training(args)
     check_output(args.output, replace=args.force, advice="or add --force to replace it")
+    if os.path.exists(args.output) and os.path.exists(args.model) and os.path.samefile(args.model, args.output):
+        raise UsageError(f"{args.output} is the checkpoint itself; expected another name; choose one")
     from edgerev.deploy.onnx.export import make
     from edgerev.files import write_whole
     from edgerev.learner import Learner
