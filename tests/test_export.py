@@ -81,6 +81,14 @@ def test_the_checkpoint_is_not_replaced_by_its_graph(cli, model, tmp_path):
     assert path.read_bytes() == model.read_bytes()
 
 
+def test_a_pipe_stays(cli, model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    done = cli("export", model, "-o", tmp_path / "pipe", "--force")
+    assert done.code == 2
+    assert "is a device or a pipe" in done.err
+    assert (tmp_path / "pipe").is_fifo()
+
+
 def test_a_file_that_is_there_stays(cli, model, tmp_path):
     output = tmp_path / "out.onnx"
     output.write_bytes(b"mine")

@@ -347,6 +347,18 @@ def test_bad_options_write_nothing(cli, options, message, tmp_path):
     assert os.listdir(tmp_path) == ["m.edgerev"]
 
 
+def test_a_link_to_a_folder_is_followed(cli, tmp_path):
+    model, real, link = tmp_path / "m.edgerev", tmp_path / "real", tmp_path / "link"
+    Learner(preset("table")).save(str(model))
+    assert cli("export", model, "--format", "ort-training", "-o", real).code == 0
+    link.symlink_to(real)
+    (real / CHECKPOINT).write_bytes(b"")
+    assert cli("export", model, "--format", "ort-training", "-o", link, "--force").code == 0
+    assert link.is_symlink()
+    assert (real / CHECKPOINT).read_bytes()[4:8] == b"ODTC"
+    assert sorted(os.listdir(tmp_path)) == ["link", "m.edgerev", "real"]
+
+
 def test_a_folder_of_something_else_stays(cli, tmp_path):
     model, other = tmp_path / "m.edgerev", tmp_path / "mine"
     Learner(preset("table")).save(str(model))

@@ -160,8 +160,11 @@ def check_folder(folder: str, *, replace: bool) -> None:
 
 
 def write_folder(files: dict[str, bytes], folder: str) -> int:
-    """Write the files into a new folder, which is there with all of them or as it was; return their bytes."""
-    target = os.path.abspath(folder)
+    """Write the files into a new folder, which is there with all of them or as it was; return their bytes.
+
+    Links are followed.
+    """
+    target = os.path.realpath(folder)
     parent, name = os.path.split(target)
     scratch = tempfile.mkdtemp(prefix=f".{name}-", dir=parent)
     try:
