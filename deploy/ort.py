@@ -157,10 +157,12 @@ class TrainStep:
         ------
         DataError
             Shape, type or values do not fit; nothing was learned.
+        UsageError
+            The rate is not a finite number, or below 0; nothing was learned.
         NumericError
             The loss is not finite; nothing was learned.
         """
-        rate = self.metadata["rate"] if rate is None else rate
+        rate = self._feeds.rate(rate)
         feeds = {**self._feeds.arrays(x, y, masks), "learning_rate": np.array(rate, "f4")}
         binding = self._bindings[self.steps % 2]
         kept = [self._feed(binding, name, array) for name, array in feeds.items()]

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from edgerev.errors import DataError
+from edgerev.numbers import FLOAT32_MAX, finite32
 
 
 class Feeds:
@@ -41,13 +42,36 @@ class Feeds:
             raise DataError(f"{len(feeds['x'])} samples, {len(feeds['y'])} targets; expected as many; pass each one")
         self._check_targets(feeds["y"])
         masks = self._drawn(len(feeds["x"])) if masks is None else masks
-        feeds.update({name: self._checked(name, masks[name]) for name in self.metadata["dropout"]})
+        wanted = self.metadata["dropout"]
+        if masks.keys() != wanted.keys():
+            raise DataError(f"masks are for {list(masks)}; expected one for each of {list(wanted)}; pass those")
+        feeds.update({name: self._checked(name, masks[name]) for name in wanted})
         return feeds
+
+    def rate(self, rate: float | None) -> float:
+        """Return the learning rate of a step: that of the recipe for None.
+
+        Raises
+        ------
+        UsageError
+            It is not a finite number, or below 0.
+        """
+        return self.metadata["rate"] if rate is None else finite32("rate", rate, 0, FLOAT32_MAX)
 
     def _checked(self, name: str, values: Any) -> np.ndarray:
         """Return an input as the graph wants it."""
         dtype, sizes = self.ports[name]
-        array = np.ascontiguousarray(values, dtype)
+        try:
+            given = np.asarray(values)
+        except ValueError as error:
+            raise DataError(f"{name} is no array: {error}; expected as many numbers in each row; repair it") from error
+        kinds, numbers = ("iuf", "class numbers") if dtype == np.int64 else ("iufb", "real numbers")
+        if given.size and given.dtype.kind not in kinds:
+            raise DataError(f"{name} has type {given.dtype}; expected {numbers}; convert it to {np.dtype(dtype)}")
+        with np.errstate(over="ignore", invalid="ignore"):
+            array = np.ascontiguousarray(given, dtype)
+        if dtype == np.int64 and not (array == given).all():
+            raise DataError(f"{name} holds numbers that are not whole; expected {numbers}; map them to some")
         fits = array.ndim == len(sizes) and len(array) > 0 and all(
             isinstance(size, str) or size == here for size, here in zip(sizes, array.shape)
         )

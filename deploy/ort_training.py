@@ -107,10 +107,12 @@ class TrainingModule:
         ------
         DataError
             Shape, type or values do not fit; nothing was learned.
+        UsageError
+            The rate is not a finite number, or below 0; nothing was learned.
         NumericError
             The loss is not finite; nothing was learned.
         """
-        feeds = self._feeds.arrays(x, y, masks)
+        rate, feeds = self._feeds.rate(rate), self._feeds.arrays(x, y, masks)
         names = [name for name in self.metadata["inputs"] if name in feeds]
         loss = float(self._run(self._module.train_step_with_ort_values, [feeds[name] for name in names])[0])
         if not math.isfinite(loss):
@@ -119,7 +121,7 @@ class TrainingModule:
                 f"the loss of step {self.steps + 1} is {loss}; expected a finite one; nothing was learned: lower the "
                 "learning rate, or repair the data"
             )
-        self._optimizer.set_learning_rate(self.metadata["rate"] if rate is None else rate)
+        self._optimizer.set_learning_rate(rate)
         self._optimizer.optimizer_step()
         self._module.lazy_reset_grad()
         self.steps += 1

@@ -296,11 +296,32 @@ def test_step_that_fails_changes_nothing(step_file):
         (np.full((2, 5), np.nan), [0, 1], "x holds NaN"),
         (np.ones((2, 5)), [0, 4], r"labels are in 0 \.\. 4; expected 0 \.\. 3"),
         (np.ones((2, 5)), [-1, 0], "labels are in -1"),
+        (np.ones((2, 5)), [0.0, 1.7], "y holds numbers that are not whole; expected class numbers"),
+        (np.ones((2, 5)), [np.nan, 1.0], "y holds numbers that are not whole"),
+        (np.ones((2, 5)), [True, False], "y has type bool; expected class numbers; convert it to int64"),
+        (np.ones((2, 5)), ["a", "b"], "y has type <U1; expected class numbers"),
+        (np.ones((2, 5)) * 1j, [0, 1], "x has type complex128; expected real numbers; convert it to float32"),
+        (np.full((2, 5), 1e300), [0, 1], "x holds NaN or infinity"),
+        ([[1.0] * 5, [1.0]], [0, 1], "x is no array"),
     ],
 )
 def test_bad_batches(step_file, x, y, message):
     with pytest.raises(DataError, match=message):
         TrainStep(str(step_file)).step(x, y)
+
+
+@pytest.mark.parametrize("rate", [float("nan"), float("inf"), -1e-3, "fast"])
+def test_bad_rates(step_file, rate):
+    step, x = TrainStep(str(step_file)), np.ones((2, 5))
+    with pytest.raises(UsageError, match=r"rate .*: expected a finite number"):
+        step.step(x, [0, 1], rate)
+    assert np.isfinite([step.step(x, [0, 1], np.float32(1e-3)) for _ in range(2)]).all()
+
+
+def test_bad_masks(tmp_path):
+    export(Learner(net_of(Dropout(0.5), Dense(8), shape=(5,))), str(tmp_path / "s.onnx"), "train-step")
+    with pytest.raises(DataError, match=r"masks are for \['other'\]; expected one for each of \['block0\.F\."):
+        TrainStep(str(tmp_path / "s.onnx")).step(np.ones((1, 5)), [0], masks={"other": np.ones((1, 1, 1, 8))})
 
 
 def test_bad_targets(tmp_path):
