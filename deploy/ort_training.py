@@ -132,7 +132,13 @@ class TrainingModule:
         feeds, results = self._runtime.OrtValueVector(), self._runtime.OrtValueVector()
         for array in arrays:
             feeds.push_back(self._value.ortvalue_from_numpy(array)._ortvalue)
-        call(feeds, results)
+        try:
+            call(feeds, results)
+        except Exception as error:  # such as shapes of another export, which it looks at only now
+            raise ExportError(
+                f"onnxruntime-training cannot run this step ({str(error)[-300:]}); expected graphs and checkpoint of "
+                "one export; export them again"
+            ) from error
         return [np.array(self._value(value).numpy()) for value in results]
 
     def evaluate(self, x: Any, y: Any) -> tuple[float, np.ndarray]:

@@ -249,6 +249,20 @@ def test_files_that_cannot_be_used(worker, tmp_path):
         path.write_bytes(whole)
 
 
+@pytest.mark.parametrize("name", [CHECKPOINT, "eval_model.onnx"])
+def test_files_of_another_export(worker, name, tmp_path):
+    for folder, outputs in (("model", 10), ("other", 3)):
+        write_folder(make_training(Learner(preset("table", outputs=outputs), batch=4)), str(tmp_path / folder))
+    (tmp_path / "other" / name).rename(tmp_path / "model" / name)
+    script = (
+        'module, x, y = TrainingModule(folder + "/model"), np.ones((2, 16)), [0, 1]\n'
+        "result = [module.step(x, y, 0.0), module.evaluate(x, y)[0]]"
+    )
+    found = worker.ask(verb="calls", folder=str(tmp_path), script=script)
+    assert found["error"] == "ExportError"
+    assert "expected graphs and checkpoint of one export" in found["message"]
+
+
 def test_without_that_runtime(tmp_path):
     write_folder(make_training(Learner(preset("table"), batch=4)), str(tmp_path / "model"))
     with pytest.raises(ExportError, match=r"needs the package onnxruntime-training.*1\.19\.2"):
