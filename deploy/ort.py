@@ -21,6 +21,7 @@ from edgerev.numbers import INT32_MAX, whole
 
 NEXT = ".next"
 STEPS = "edgerev.steps"  # name of the count of steps in a file that `save` writes
+TASK = "edgerev.task"  # of the task that was at hand when the graph was made, -1 for none
 PROVIDERS = {
     "cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider",
 }  # fmt: skip
@@ -199,6 +200,8 @@ class TrainStep:
             It cannot be written; a file that was there is as it was.
         """
         content = io.BytesIO()
-        arrays: dict[str, Any] = {**self.parameters(), STEPS: np.array(self.steps)}
+        task = self.metadata.get("task")
+        numbers = {STEPS: np.array(self.steps), TASK: np.array(-1 if task is None else task)}
+        arrays: dict[str, Any] = {**self.parameters(), **numbers}
         np.savez(content, **arrays)
         write_whole(path, [content.getbuffer()])

@@ -215,6 +215,16 @@ def test_any_damage_is_an_error_of_ours(step, tmp_path):
     assert np.isfinite(learner.predict_proba_many(samples(learner, 2))).all()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"), [(b"'shape': ()", b"'shape': (("), (b"{'descr'", b"{\n  x\n y'")], ids=["open", "indented"]
+)
+def test_a_damaged_header(cli, step, tmp_path, before, after):
+    """NumPy takes what it cannot parse for a header of Python 2, and its tokens for sound."""
+    data = (tmp_path / "trained.npz").read_bytes()
+    (tmp_path / "trained.npz").write_bytes(data.replace(before, after))
+    refused(cli, tmp_path / "trained.npz", tmp_path, "cannot be read as weights")
+
+
 def test_an_empty_file(cli, step, tmp_path):
     (tmp_path / "empty.onnx").write_bytes(b"")
     refused(cli, tmp_path / "empty.onnx", tmp_path, "cannot be read as weights (it is empty)")
@@ -246,6 +256,26 @@ def test_a_model_of_the_same_shapes(cli, tmp_path):
     learner.classes = ["cat"]  # "dog" came later
     export(learner, str(tmp_path / "m.onnx"), "onnx")
     imported(cli, tmp_path / "m.onnx", tmp_path)
+
+
+@pytest.mark.parametrize("format", ["onnx", "train-step", "ort-training"])
+def test_adapters_of_another_task(cli, format, tmp_path):
+    learner = Learner(net_of(Adapter(2), Dense(8), shape=(5,), tasks=3), batch=4)
+    learner.task = 1
+    saved(learner, tmp_path)
+    for task, message in ((2, "names the task 2, not 1"), (1, None)):
+        learner.task = task
+        source = tmp_path / f"of {task}"
+        if format == "ort-training":
+            write_folder(make_training(learner), str(source))
+        else:
+            export(learner, str(source), format)
+        if format == "train-step":
+            TrainStep(str(source)).save(str(source))
+        if message:
+            refused(cli, source, tmp_path, "does not fit the model", message)
+        else:
+            imported(cli, source, tmp_path)
 
 
 @pytest.mark.parametrize("released", [False, True])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import tokenize
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -16,10 +17,11 @@ from edgerev.checkpoint_reader import MOST_NAMED
 from edgerev.deploy.onnx.export import Export, array_of
 from edgerev.deploy.onnx.ort_checkpoint import IDENTIFIER, unpack
 from edgerev.deploy.onnx.parameters import Layout, layouts, plain
+from edgerev.deploy.onnx.training import TRAINING
 from edgerev.deploy.onnx.update import POWERS
-from edgerev.deploy.onnx.wire import arrays
-from edgerev.deploy.ort import STEPS
-from edgerev.errors import CheckpointError, NetError
+from edgerev.deploy.onnx.wire import arrays, load
+from edgerev.deploy.ort import STEPS, TASK
+from edgerev.errors import CheckpointError, ExportError, NetError
 from edgerev.kernels.layout import C_STEP, V_POWER1, V_POWER2
 from edgerev.learner import Learner
 from edgerev.net import Net
@@ -34,7 +36,8 @@ _SOLVED = 1e-3  # largest difference of a solution, as a share of its largest nu
 # what damage makes the readers of zip and .npy files raise
 _DAMAGED = (
     ValueError, LookupError, TypeError, ArithmeticError, EOFError, OSError, MemoryError, RuntimeError,
-    zipfile.BadZipFile, zlib_error, NetError,
+    zipfile.BadZipFile, zlib_error, tokenize.TokenError, SyntaxError, NetError,
+    ExportError,
 )  # fmt: skip
 
 
@@ -46,7 +49,7 @@ class Weights(NamedTuple):
     format : "ort-training", "train-step" or "onnx"
     arrays : float32 values by the names of the program, as they lie in ONNX
     steps : optimizer steps of the model's life, where `absolute`, or of those after its export
-    about : what the file says about its model: `net`, `loss` and `classes`, as far as it says so
+    about : what is said about the model: `net`, `loss`, `classes` and `task`, as far as it is
     """
 
     format: str
@@ -68,16 +71,24 @@ def read_weights(path: str) -> Weights:
     CheckpointError
         It cannot be read, or is not whole.
     """
-    path = os.path.join(path, "checkpoint") if os.path.isdir(path) else path
+    folder = path if os.path.isdir(path) else None
+    path = path if folder is None else os.path.join(folder, "checkpoint")
     try:
-        with open(path, "rb") as file:
-            data = memoryview(file.read())
-        return _read(data)
+        found = _read(_content(path))
+        if folder is None or not os.path.exists(os.path.join(folder, TRAINING)):
+            return found
+        path = os.path.join(folder, TRAINING)
+        return found._replace(about=_about(load(path).metadata))
     except _DAMAGED as error:
         raise CheckpointError(
             f"{path} cannot be read as weights ({error}); expected a checkpoint of onnxruntime-training, an .npz file "
             "that TrainStep.save wrote, or an ONNX model that `edgerev export` wrote; copy or write it again"
         ) from error
+
+
+def _content(path: str) -> memoryview:
+    with open(path, "rb") as file:
+        return memoryview(file.read())
 
 
 def _read(data: memoryview) -> Weights:
@@ -99,7 +110,7 @@ def _read(data: memoryview) -> Weights:
 
 
 def _about(metadata: Mapping[str, str]) -> dict[str, Any]:
-    keys = [key for key in ("net", "loss", "classes") if f"edgerev.{key}" in metadata]
+    keys = [key for key in ("net", "loss", "classes", "task") if f"edgerev.{key}" in metadata]
     found = {key: json.loads(metadata[f"edgerev.{key}"]) for key in keys}
     return found | ({"net": Net.from_dict(found["net"])} if "net" in found else {})
 
@@ -115,7 +126,10 @@ def _from_checkpoint(data: memoryview) -> Weights:
 def _from_step(data: memoryview) -> Weights:
     with np.load(io.BytesIO(data), allow_pickle=False) as file:
         found = {name: file[name] for name in file.files}
-    return Weights("train-step", found, int(found.pop(STEPS)))
+    task = int(found.pop(TASK, -2))
+    return Weights(
+        "train-step", found, int(found.pop(STEPS)), about={} if task < -1 else {"task": None if task < 0 else task}
+    )
 
 
 def bring_back(learner: Learner, path: str) -> Weights:
@@ -204,6 +218,9 @@ def _check_model(path: str, learner: Learner, about: Mapping[str, Any]) -> None:
         problems.append(f"the loss {about['loss']}")
     if any(here != there for here, there in zip(learner.classes, about.get("classes", ()))):  # later ones may be new
         problems.append(f"the classes {', '.join(map(str, about['classes']))}")
+    adapted = "put_away" in learner.runtime.program.sections
+    if adapted and about.get("task", learner.task) != learner.task:  # adapters outside are those of the task at hand
+        problems.append(f"the task {about['task']}, not {learner.task},")
     if problems:
         raise CheckpointError(
             f"{path} does not fit the model: its metadata names {' and '.join(problems)}; expected an export of this "

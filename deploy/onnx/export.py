@@ -62,7 +62,7 @@ class Export:
         self.metadata: dict[str, Any] = {
             "format": format, "classes": learner.classes, "net": learner.net.to_dict(), "loss": recipe.loss.number.name,
             "mean": self.values("input.mean").tolist(), "scale": self.values("input.scale").tolist(),
-            "step": grid_step(self.net),
+            "step": grid_step(self.net), "task": learner.task,
         }  # fmt: skip
 
     def values(self, name: str) -> np.ndarray:
