@@ -451,7 +451,8 @@ def test_damaged_npz_and_npy(opened, source):
     np.save(source / "x.npy", X)
     np.save(source / "y.npy", Y)
     whole = (source / "x.npy").read_bytes()
-    for damaged in (b"", whole[:7], whole[:60], whole[:-1], whole + b"\0", b"\x93NUMPY\3" + whole[7:]):
+    headers = whole.replace(b"'shape': (", b"'shape':(("), whole.replace(b"{'descr'", b"{\n  x\n y")
+    for damaged in (b"", whole[:7], whole[:60], whole[:-1], whole + b"\0", b"\x93NUMPY\3" + whole[7:], *headers):
         (source / "x.npy").write_bytes(damaged)
         assert_refused(opened, source / "x.npy", "x.npy")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
@@ -51,7 +52,10 @@ def reading(name: str) -> Iterator[None]:
     """
     try:
         yield
-    except (EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, csv.Error, ValueError) as error:
+    except (
+        EOFError, zlib.error, gzip.BadGzipFile, zipfile.BadZipFile, csv.Error, ValueError,
+        tokenize.TokenError, SyntaxError,  # of a .npy header, which NumPy tokenizes where it cannot parse it
+    ) as error:
         raise DataError(
             f"{name} is damaged, cut short or not what its name says ({error}); expected a whole file; copy, download "
             "or save it again"
