@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from numbers import Integral, Real
 from typing import Any
 
 from edgerev.errors import UsageError
@@ -23,18 +22,25 @@ def whole(name: str, value: Any, low: int, high: int, error: type[UsageError] = 
     low, high : smallest and largest value
     error : raised if it is no whole number in this range
     """
-    integer = isinstance(value, Integral) and not isinstance(value, bool)
-    if not integer or not low <= int(value) <= high:
+    if not _is(value, int, "Integral") or not low <= int(value) <= high:
         raise error(f"{name} {value!r}: expected a whole number, {low} .. {high}; change it")
     return int(value)
 
 
 def finite32(name: str, value: Any, low: float, high: float, error: type[UsageError] = UsageError) -> float:
     """Return a setting as a float that a float32 can hold; see `whole`."""
-    real = isinstance(value, Real) and not isinstance(value, bool)
-    if not real or not low <= value <= high:  # NaN is not between any two
+    if not _is(value, (int, float), "Real") or not low <= value <= high:  # NaN is not between any two
         raise error(f"{name} {value!r}: expected a finite number, {low:.8g} .. {high:.8g}; change it")
     return float(value)
+
+
+def _is(value: Any, plain: type | tuple[type, ...], kind: str) -> bool:
+    """Return whether a value is a number of a kind, other than a bool."""
+    if isinstance(value, plain):
+        return not isinstance(value, bool)
+    import numbers  # only for NumPy's and other libraries' numbers: it takes memory that a device does without
+
+    return isinstance(value, getattr(numbers, kind))
 
 
 def settle(
