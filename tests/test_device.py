@@ -106,8 +106,7 @@ def python(tmp_path_factory):
 )  # fmt: skip
 def test_training_takes_little_memory_besides_the_arena(python, code, most_bytes, absent):
     (alone,) = map(int, run(python, "-I", "-S", "-c", PEAK + "print(peak_bytes())"))
-    # where the system puts a heap adds up to 0.2 MB to one process in eight
-    trained = min((train(code, python) for _ in range(3)), key=lambda process: process.peak_bytes)
+    trained = train(code, python)
     rest = trained.peak_bytes - trained.arena_bytes
     figures = (
         f"peak {trained.peak_bytes:,d} B, arena {trained.arena_bytes:,d} B, so {rest:,d} B besides, at most "
