@@ -7,7 +7,6 @@ and of each layer have the fields of the classes of the same names.
 from __future__ import annotations
 
 import difflib
-import sys
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -22,13 +21,9 @@ from edgerev.numbers import FLOAT32_MAX, INT32_MAX, TINY
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
 from edgerev.presets import check_name, preset
 from edgerev.recipe import Augment, Recipe
+from edgerev.toml import read_toml
 from edgerev.units import parse_bytes
 from edgerev.value import Value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class _Strict(BaseModel):
@@ -213,14 +208,7 @@ def load_config(path: str) -> Config:
     ConfigError
         The file cannot be read, or has errors; the message lists all of them with their paths.
     """
-    try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a TOML file; give the path of one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; expected lines like epochs = 5; mend it") from error
-    return check_config(data, path)
+    return check_config(read_toml(path), path)
 
 
 def check_config(data: dict[str, Any], name: str = "configuration") -> Config:

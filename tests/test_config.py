@@ -7,13 +7,14 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from edgerev.config import Config, check_config, load_config, tomllib
+from edgerev.config import Config, check_config, load_config
 from edgerev.errors import ConfigError, NetError
 from edgerev.layers import LAYERS, Conv2d, Dense, Dropout, ReLU
 from edgerev.losses import LOSSES, CrossEntropy
 from edgerev.net import Block, Head, Squeeze
 from edgerev.optimizers import OPTIMIZERS, SGD, AdamW, Clip, RateSchedule
 from edgerev.recipe import Augment, Recipe
+from edgerev.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
 NET = {"net": {"preset": "mlp4"}}

@@ -11,7 +11,8 @@ import pytest
 import toys
 
 from edgerev.cli import main
-from edgerev.config import check_config, tomllib
+from edgerev.config import check_config
+from edgerev.toml import tomllib
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import resources
 from typing import Any
 
-from edgerev.config import tomllib
+from edgerev.toml import tomllib
 from edgerev.tools.continual_base import Method
 from edgerev.tools.continual_baselines import Distilled, Joint, Memory
 from edgerev.tools.continual_closed import ClosedForm

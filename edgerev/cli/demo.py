@@ -27,8 +27,9 @@ def run(args: argparse.Namespace) -> int:
         check_output(args.output, replace=args.force, advice="add --force to replace it")
     from edgerev.cli.progress import progress
     from edgerev.cli.show import show_training
-    from edgerev.config import check_config, tomllib
+    from edgerev.config import check_config
     from edgerev.data import open_dataset
+    from edgerev.toml import tomllib
     from edgerev.train import Trainer
 
     text = resources.files("edgerev.cli").joinpath("demo.toml").read_text()

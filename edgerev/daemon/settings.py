@@ -7,16 +7,11 @@ of a daemon that waits.
 from __future__ import annotations
 
 import difflib
-import sys
 
 from edgerev.errors import ConfigError
 from edgerev.numbers import INT32_MAX, of_type, settle, whole
+from edgerev.toml import read_toml
 from edgerev.value import Value
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 
 class ServeSettings(Value):
@@ -71,14 +66,7 @@ def load_settings(path: str) -> ServeSettings:
     ConfigError
         The file cannot be read, or a key is missing, unknown or of another type.
     """
-    try:
-        with open(path, "rb") as file:
-            data = tomllib.load(file)
-    except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}; expected a TOML file; give the path of one") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; expected lines like threads = 2; mend it") from error
-    table = data.get("serve")
+    table = read_toml(path).get("serve")
     if not isinstance(table, dict) or "model" not in table:
         raise ConfigError(f"{path}: expected a table [serve] with the key model, the checkpoint to start from; add it")
     for key in table.keys() - set(ServeSettings._fields):
