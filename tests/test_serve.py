@@ -12,9 +12,7 @@ import numpy as np
 import pytest
 
 from edgerev import AdamW, Block, Dense, Head, Learner, Net, ReLU
-from edgerev.daemon.settings import ServeSettings, load_settings
 from edgerev.daemon.turn import Turn
-from edgerev.errors import ConfigError
 
 pytest.importorskip("waitress", reason="the package waitress is not installed")
 pytestmark = pytest.mark.usefixtures("cache")
@@ -35,11 +33,11 @@ class Socket(http.client.HTTPConnection):
 class Daemon:
     """A running daemon; `ask` returns status and answer."""
 
-    def __init__(self, folder, **settings):
+    def __init__(self, folder, tables="", **settings):
         self.folder, self.socket = folder, str(folder / "edgerev.sock")
         lines = {"model": str(folder / "model.edgerev"), "store": str(folder / "edgerev.db"), **settings}
         text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-        (folder / "edgerev.toml").write_text(f'[serve]\nlisten = "unix:{self.socket}"\n{text}')
+        (folder / "edgerev.toml").write_text(f'[serve]\nlisten = "unix:{self.socket}"\n{text}{tables}\n')
         self.start()
 
     def start(self):
@@ -84,7 +82,7 @@ def folder(tmp_path):
 
 @pytest.fixture
 def daemon(folder):
-    made = Daemon(folder, generation_samples=64)
+    made = Daemon(folder, "[serve.training]\ngeneration_samples = 64")
     yield made
     if made.process.poll() is None:
         made.end(signal.SIGKILL)
@@ -136,7 +134,7 @@ def test_it_goes_on_where_it_was(daemon, how):
 
 
 def test_a_full_queue_says_so(folder):
-    daemon = Daemon(folder, most_samples=10, generation_samples=5)
+    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 5", most_samples=10)
     code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 11})
     assert code == 429
     assert "0 of 10 samples wait already" in answer["error"]
@@ -170,30 +168,6 @@ def test_unknown_paths_and_methods(daemon):
     assert daemon.ask("GET", "/v2/status")[0] == 404
     assert daemon.ask("GET", "/v1/samples")[0] == 405
     assert daemon.ask("POST", "/v1/predict", {"samples": []}) == (200, {"predictions": []})
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("", r"expected a table \[serve\]"), ("[serve]\nmodell = 'x'", "expected a table"),
-        ("[serve]\nmodel = 'x'\nlisten_ = 'y'", "did you mean 'listen'"), ("[serve", "not valid TOML"),
-        ("[serve]\nmodel = 'x'\nlisten = '0.0.0.0:80'", "expected this machine itself"),
-        ("[serve]\nmodel = 'x'\nlisten = 'somewhere'", "expected host:port"),
-        ("[serve]\nmodel = 3", "expected such as 'model.edgerev'"), ("[serve]\nmodel = 'x'\nthreads = 0", "threads 0"),
-        ("[serve]\nmodel = 'x'\nmost_samples = 99\ngeneration_samples = 50", "at most half of serve.most_samples, 99"),
-    ],
-)
-def test_bad_settings(tmp_path, text, message):
-    path = tmp_path / "edgerev.toml"
-    path.write_text(text)
-    with pytest.raises(ConfigError, match=message):
-        load_settings(str(path))
-
-
-def test_settings(tmp_path):
-    path = tmp_path / "edgerev.toml"
-    path.write_text('[serve]\nmodel = "m"\nthreads = 2\n')
-    assert load_settings(str(path)) == ServeSettings("m", threads=2)
 
 
 def test_turns_come_in_the_order_of_asking():

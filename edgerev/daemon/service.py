@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import threading
 import time
@@ -10,6 +11,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
+from edgerev.daemon.events import Events
+from edgerev.daemon.gate import Gate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
@@ -17,12 +20,16 @@ from edgerev.errors import DataError, EdgerevError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
+LOOK_SECONDS = 1.0  # between two looks at what may let training go on, or wait
+
 
 class Service:
-    """A model, its store, and the thread that trains.
+    """A model, its store, and the thread that trains; every door asks it.
 
     Attributes
     ----------
+    events : what happens
+    gate : whether training may run
     problem : what stopped training, or ""; samples are still taken in, and predictions answered
     """
 
@@ -33,10 +40,12 @@ class Service:
         self.settings, self.learner = settings, learner
         self.elements = math.prod(learner.sample_shape)
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
+        self.events, self.gate = Events(), Gate(settings)
         self.turn, self.problem = Turn(), ""
-        self.adaptation = Adaptation(learner, self.store, settings.generation_samples, self.turn)
+        self.adaptation = Adaptation(learner, self.store, settings.training.generation_samples, self.turn)
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
+        self._working = threading.RLock()  # held by whoever changes the model or writes it
         self._thread = threading.Thread(target=self._train, name="training")
 
     def start(self) -> None:
@@ -49,8 +58,9 @@ class Service:
         self._wake.set()
         if self._thread.is_alive():
             self._thread.join()
-        if not self.problem and self.adaptation.after != self.adaptation.saved:
-            self.adaptation.save()
+        if not self.problem:
+            self.save()
+        self.events.close()
         self.store.close()
 
     def _train(self) -> None:
@@ -58,12 +68,42 @@ class Service:
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
                 self.store.expire(int(time.time()) - self.settings.label_seconds)
-                while not self._stopping.is_set() and self.adaptation.step() is not None:
+                while not self._stopping.is_set() and not self.gate.reason() and self._step():
                     pass
             except EdgerevError as error:
                 self.problem = str(error)
+                self.events.tell("stopped", logging.ERROR, message=self.problem)
                 return
-            self._wake.wait()
+            self._wake.wait(LOOK_SECONDS)
+
+    def _step(self) -> bool:
+        """Learn the next batch; return whether there was one."""
+        with self._working:
+            return self.adaptation.step() is not None
+
+    # -- controls ---------------------------------------------------------------------------------------------
+
+    def pause(self) -> None:
+        """Let training wait until `resume`."""
+        self.gate.paused = True
+        self.events.tell("paused")
+
+    def resume(self) -> None:
+        """Let training go on."""
+        self.gate.paused = False
+        self.events.tell("resumed")
+        self._wake.set()
+
+    def save(self) -> None:
+        """Write a generation, unless the newest one is of now."""
+        with self._working:
+            if self.adaptation.after != self.adaptation.saved:
+                self.adaptation.save()
+
+    def export(self, path: str) -> None:
+        """Write the model as it is now to a checkpoint."""
+        with self._working, self.turn:
+            self.learner.save(path)
 
     # -- requests ---------------------------------------------------------------------------------------------
 
