@@ -16,7 +16,7 @@ from edgerev.daemon.gate import Gate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, UsageError
+from edgerev.errors import DataError, EdgerevError, NumericError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
@@ -30,11 +30,11 @@ class Service:
     ----------
     events : what happens
     gate : whether training may run
-    problem : what stopped training, or ""; samples are still taken in, and predictions answered
+    problem : what keeps training from going on, or ""; samples are still taken in, and predictions answered
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        learner = Learner.load(settings.model, threads=settings.threads)
+        learner = Learner.load(settings.model, threads=settings.threads, guard=settings.guard.on)
         if not learner.recipe.loss.labels:
             raise UsageError(f"{settings.model} answers with values; expected classes; train it with cross_entropy")
         self.settings, self.learner = settings, learner
@@ -42,7 +42,7 @@ class Service:
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
         self.events, self.gate = Events(), Gate(settings)
         self.turn, self.problem = Turn(), ""
-        self.adaptation = Adaptation(learner, self.store, settings.training.generation_samples, self.turn)
+        self.adaptation = Adaptation(learner, self.store, settings, self.turn, self.events)
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
@@ -67,19 +67,42 @@ class Service:
         while not self._stopping.is_set():
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
-                self.store.expire(int(time.time()) - self.settings.label_seconds)
+                self._expire(int(time.time()) - self.settings.label_seconds)
                 while not self._stopping.is_set() and not self.gate.reason() and self._step():
                     pass
-            except EdgerevError as error:
-                self.problem = str(error)
-                self.events.tell("stopped", logging.ERROR, message=self.problem)
-                return
+                self.problem = ""
+            except EdgerevError as error:  # such as a full disk; nothing is lost, so it is tried again
+                if str(error) != self.problem:
+                    self.problem = str(error)
+                    self.events.tell("trouble", logging.ERROR, message=self.problem)
             self._wake.wait(LOOK_SECONDS)
+
+    def _expire(self, before: int) -> None:
+        """Let samples go whose labels did not come in time; those that the model is sure of are learned, if wanted."""
+        if self.settings.training.unlabelled == "pseudo":
+            while overdue := self.store.overdue(before, self.learner.recipe.batch):
+                self.store.label(self._sure(overdue), known=False)
+                self.store.forget([number for number, _ in overdue])
+        self.store.expire(before)
+
+    def _sure(self, samples: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Return the ids of those samples whose answer is sure enough to be learned, with it as the target."""
+        x = array("f", b"".join(x for _, x in samples))
+        try:
+            with self.turn:
+                rows = _rows(self.learner.predict_proba_many(memoryview(x)), len(samples))
+        except (DataError, NumericError) as error:
+            self.events.tell("no answers", logging.WARNING, message=f"samples without label were let go: {error}")
+            return []
+        return [
+            (number, array("i", [row.index(max(row))]).tobytes())
+            for (number, _), row in zip(samples, rows) if max(row) >= self.settings.training.confidence
+        ]  # fmt: skip
 
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
         with self._working:
-            return self.adaptation.step() is not None
+            return self.adaptation.step() > 0
 
     # -- controls ---------------------------------------------------------------------------------------------
 
@@ -99,6 +122,21 @@ class Service:
         with self._working:
             if self.adaptation.after != self.adaptation.saved:
                 self.adaptation.save()
+
+    def rollback(self) -> None:
+        """Go back to the last accepted model.
+
+        Raises
+        ------
+        UsageError
+            There is no guard, so none is kept.
+        StoreError
+            It cannot be read or written.
+        """
+        if not self.settings.guard.on:
+            raise UsageError("there is no accepted model to go back to; expected a guard; set serve.guard.on = true")
+        with self._working:
+            self.adaptation.go_back("asked for")
 
     def export(self, path: str) -> None:
         """Write the model as it is now to a checkpoint."""
@@ -157,9 +195,10 @@ class Service:
             return []
         with self.turn:
             found = self.learner.predict_proba_many(memoryview(joined))
-        columns = len(found) // len(samples)
-        rows = [found[first : first + columns] for first in range(0, len(found), columns)]
-        return [{"answer": self._name(row.index(max(row))), "probabilities": row.tolist()} for row in rows]
+        return [
+            {"answer": self._name(row.index(max(row))), "probabilities": row.tolist()}
+            for row in _rows(found, len(samples))
+        ]
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon is doing, in numbers."""
@@ -193,6 +232,11 @@ class Service:
 
     def _name(self, number: int) -> str | int:
         return self.learner.classes[number] if number < len(self.learner.classes) else number
+
+
+def _rows(values: array, count: int) -> list[array]:
+    columns = len(values) // count
+    return [values[first : first + columns] for first in range(0, len(values), columns)]
 
 
 def _flat(x: Any) -> Iterator[float]:
