@@ -205,8 +205,10 @@ class Service:
         return {
             "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved, "commits": self.store.commits,
-            "arena_bytes": self.learner.plan.arena_bytes, "problem": self.problem,
-            "problems": self.adaptation.problems,
+            "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
+            "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
+            "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
+            "problem": self.problem, "problems": self.adaptation.problems,
         }  # fmt: skip
 
     # -- values -----------------------------------------------------------------------------------------------
