@@ -11,17 +11,18 @@ import logging
 import os
 import time
 from array import array
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from edgerev.accepted import Accepted
 from edgerev.daemon.drift import DriftDetector
 from edgerev.daemon.events import Events
+from edgerev.daemon.generations import PART_BYTES
 from edgerev.daemon.guard import Decision, WindowGuard
 from edgerev.daemon.settings import ServeSettings
-from edgerev.daemon.store import PART_BYTES, Sample, Store
+from edgerev.daemon.store import Sample, Store
 from edgerev.errors import CheckpointError, DataError, NumericError, StoreError
+from edgerev.files import file_in_memory
 from edgerev.learner import Learner
 
 THIS = 0  # stands for the generation that it is written in
@@ -98,7 +99,7 @@ class Adaptation:
         )
 
     def _restore(self, number: int) -> None:
-        with _file_in_memory() as (fd, path):
+        with file_in_memory() as (fd, path):
             for piece in self.store.generation(number):
                 os.write(fd, piece)
             with self._turn:
@@ -142,7 +143,7 @@ class Adaptation:
         StoreError
             The file cannot be written.
         """
-        with _file_in_memory() as (fd, _):
+        with file_in_memory() as (fd, _):
             with self._turn:
                 self.learner.save_into(fd)
             os.lseek(fd, 0, os.SEEK_SET)
@@ -305,13 +306,3 @@ class Adaptation:
     def _tell_problem(self, text: str) -> None:
         self.problems.append(text)
         self._events.tell("damage", logging.ERROR, message=text)
-
-
-@contextmanager
-def _file_in_memory() -> Iterator[tuple[int, str]]:
-    """Give a descriptor and a path of a file that never touches the disk: flash wears out."""
-    fd = os.memfd_create("edgerev-generation")
-    try:
-        yield fd, f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
