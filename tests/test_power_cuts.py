@@ -50,6 +50,26 @@ def test_the_records_are_all_that_happened(disk):
     assert Contents({}, disk.records()).now() == {path.name: path.read_bytes() for path in disk.folder.iterdir()}
 
 
+def test_what_is_written_is_counted(disk):
+    disk.run([sys.executable, CHILD.with_name("writing_child.py"), disk.folder / "daemon.db"])
+    places, records = {}, disk.records()
+    for place, record in enumerate(records):
+        if record.kind == "A":
+            said, *numbers = record.data.decode().split()
+            places[said] = place, list(map(int, numbers))
+    part = records[places["begin"][0] : places["end"][0]]
+    syncs = sum(record.kind in "FD" for record in part)
+    heads = sum(record.kind == "W" and len(record.data) == 32 for record in part)  # of the log, when it was empty
+    commits, counted_syncs, written = places["end"][1]
+    assert commits == 400 + 20 + 1
+    assert counted_syncs == syncs
+    assert heads > 20
+    if written == 0:
+        pytest.skip("this file system is in memory, so the kernel counts no bytes")
+    asked_for = sum(len(record.data) for record in part if record.kind == "W")
+    assert asked_for < written < 4 * asked_for
+
+
 @pytest.mark.parametrize("cuts", [20, pytest.param(500, marks=pytest.mark.long)])
 def test_cuts_that_tear_what_was_not_synced(disk, cuts):
     choose, sent = random.Random(0), 0

@@ -111,7 +111,7 @@ def check(made, whole):
     return new
 
 
-@pytest.mark.parametrize("trials", [60, pytest.param(1000, marks=pytest.mark.long)])
+@pytest.mark.parametrize("trials", [30, pytest.param(1000, marks=pytest.mark.long)])
 def test_damage_at_random_places(path, whole, tmp_path, trials):
     choose, salvaged, generations = random.Random(0), 0, []
     for _ in range(trials):
@@ -217,7 +217,7 @@ def test_a_database_of_something_else_is_left_alone(tmp_path):
         other.execute("CREATE TABLE precious(x)")
     other.close()
     before = path.read_bytes()
-    with pytest.raises(StoreError, match="no such table: facts"):
+    with pytest.raises(StoreError, match="holds other tables"):
         Store(str(path), 2, 1, 10)
     assert path.read_bytes() == before
 

@@ -10,11 +10,10 @@ import os
 import sqlite3
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
-from typing import Any
+from typing import Any, NamedTuple
 
 from edgerev.errors import DamagedError, StoreError
 from edgerev.files import fsync_folder, open_exclusive
-from edgerev.value import Value
 
 OURS = 0x65647276  # "edrv", SQLite's application_id: says whose file it is even if its tables are lost
 SALVAGED = ".salvaged"  # what a file's name has besides while what was salvaged from it is put in its place
@@ -28,19 +27,26 @@ _PRAGMAS = (
 )  # fmt: skip
 
 
-class Writes(Value):
+class Writes(NamedTuple):
     """What was written since the file was opened.
 
-    Parameters
+    Attributes
     ----------
     commits : transactions that changed something
     syncs : times that the disk was told to make it last
-    bytes : handed to the file system; it writes whole blocks, so flash gets more
     """
 
     commits: int = 0
     syncs: int = 0
-    bytes: int = 0
+
+
+def written_bytes() -> int | None:
+    """Return what the kernel has had to write for this process, in whole pages; None where it does not count."""
+    try:
+        with open("/proc/self/io", "rb") as file:
+            return int(file.read().partition(b"\nwrite_bytes:")[2].split()[0])
+    except (OSError, IndexError):
+        return None
 
 
 def hold(path: str) -> int:
@@ -105,15 +111,13 @@ class Database:
             new = not os.path.exists(path)
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600))  # SQLite's own could be read by all
             statements = [text.strip() for text in tables.split(";") if text.strip()]
-            if not new:
-                with closing(self._connect("ro")):  # which changes nothing of what may be damaged, when it is closed
-                    self._check(statements, facts)
-                with suppress(FileNotFoundError):
-                    os.unlink(path + "-shm")  # which reading without an exclusive lock takes
+            checked = new or self._check_unchanged(statements, facts)
             try:
                 self._connect("rw")
                 if new:
                     self._make(statements, facts)
+                elif not checked:
+                    self._check(statements, facts)
             except BaseException:
                 self._db.close()
                 raise
@@ -122,6 +126,7 @@ class Database:
         place = os.path.abspath(self.path).replace("%", "%25").replace("?", "%3f").replace("#", "%23")
         place = f"file:{place}?mode={mode}"
         self._db = sqlite3.connect(place, uri=True, isolation_level=None, check_same_thread=False, timeout=0)
+        self._db.text_factory = readable
         for pragma in _PRAGMAS if mode == "rw" else ():
             self._db.execute(f"PRAGMA {pragma}").fetchall()
         return self._db
@@ -133,6 +138,18 @@ class Database:
             self._db.executemany("INSERT INTO facts VALUES (?, ?)", facts.items())
             self._db.execute(f"PRAGMA application_id={OURS}")
             self._db.execute(f"PRAGMA user_version={_sum(facts)}")
+
+    def _check_unchanged(self, tables: Sequence[str], facts: Mapping[str, int]) -> bool:
+        """Check the file without writing its log back when it is closed; return False if the disk is too full."""
+        try:
+            with closing(self._connect("ro")):
+                self._check(tables, facts)
+        except sqlite3.OperationalError:  # without an exclusive lock, the index of the log needs a file
+            return False
+        finally:
+            with suppress(FileNotFoundError):
+                os.unlink(self.path + "-shm")
+        return True
 
     def _check(self, tables: Sequence[str], facts: Mapping[str, int]) -> None:
         if not os.path.getsize(self.path):
@@ -148,7 +165,7 @@ class Database:
         except sqlite3.OperationalError as error:
             if self.one("PRAGMA application_id") == OURS:
                 raise sqlite3.DatabaseError(str(error)) from error
-            raise
+            raise StoreError(f"{self.path} holds other tables; expected a store; name another file") from error
         if found != facts and _sum(found) == self.one("PRAGMA user_version"):
             raise StoreError(
                 f"{self.path} was made for {found}; expected {facts}, those of this model; name another file, or go "
@@ -187,18 +204,18 @@ class Database:
                 raise
         if self._db.total_changes > changes:
             self.problem = self.problem if self.damaged else ""
-            self._count(1, 1 + (logged == 0), self._logged() - logged)  # the head of an empty log is synced before
+            self._count(1, 1 + (logged == 0))  # the head of an empty log is synced before
             if self._logged() > LOG_BYTES:
                 self.tidy()
 
     def tidy(self) -> None:
         """Write the log back and empty it; if that cannot be done now, another time."""
         try:
-            _, _, pages = self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
             self.problem = f"cannot empty the log of {self.path} ({error}); it grows until there is room; free some"
         else:
-            self._count(0, 2, max(0, pages) * self.one("PRAGMA page_size"))
+            self._count(0, 2)
 
     def _logged(self) -> int:
         try:
@@ -206,9 +223,9 @@ class Database:
         except FileNotFoundError:
             return 0
 
-    def _count(self, commits: int, syncs: int, written: int) -> None:
-        before = self.writes
-        self.writes = Writes(before.commits + commits, before.syncs + syncs, before.bytes + written)
+    def _count(self, commits: int, syncs: int) -> None:
+        first = self.writes.syncs == 0  # with which SQLite syncs the folder, too
+        self.writes = Writes(self.writes.commits + commits, self.writes.syncs + syncs + first)
 
     @contextmanager
     def telling(self, what: str) -> Iterator[None]:
@@ -235,6 +252,11 @@ class Database:
     def close(self) -> None:
         """Close the file."""
         self._db.close()
+
+
+def readable(text: bytes) -> str:
+    """Return a text whatever is in it: a damaged one is found out by what it says."""
+    return text.decode(errors="replace")
 
 
 def _sum(facts: Mapping[str, int]) -> int:

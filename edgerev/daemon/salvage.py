@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from edgerev.checkpoint_reader import verified
-from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, remove
+from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, readable, remove
 from edgerev.daemon.schema import PARTS, STATE, TABLES
 from edgerev.errors import CheckpointError, StoreError
 from edgerev.files import file_in_memory, fsync_folder, write_all
@@ -105,15 +105,16 @@ def put_in_place(path: str) -> str:
     return f"{path}.damaged-{numbers[-1]}"
 
 
-def is_whole(pieces: Iterable[bytes]) -> bool:
-    """Return whether the pieces of a generation are a checkpoint to the last bit."""
+def is_whole(pieces: Iterable[bytes], state: str | bytes) -> bool:
+    """Return whether the pieces of a generation are a checkpoint to the last bit, and its state can be read."""
     with file_in_memory() as (fd, path):
         try:
+            json.loads(state or "0")
             for piece in pieces:
                 write_all(fd, memoryview(piece))
             with verified(path):
                 return True
-        except (StoreError, CheckpointError, sqlite3.Error):
+        except (StoreError, CheckpointError, sqlite3.Error, ValueError):
             return False
 
 
@@ -122,6 +123,7 @@ def _refill(new: Database, path: str, first: bytes, facts: Mapping[str, int]) ->
     for last, with_log in enumerate((True, False, True)):
         _copy(path, first, with_log)
         with closing(sqlite3.connect(path + _COPY, isolation_level=None)) as old:
+            old.text_factory = readable
             whole, lost = _whole_generations(old)
             if not whole and lost and last < 2:
                 continue
@@ -179,7 +181,7 @@ def _whole_generations(old: sqlite3.Connection) -> tuple[list[_Generation], list
     lost: list[str] = []
     whole = []
     for found in _generations(old, lost):
-        if is_whole(_parts(old, found.number)) and _state(old, found.number) is not None:
+        if is_whole(_parts(old, found.number), _state(old, found.number)):
             whole.append(found)
         else:
             lost.append(f"generation {found.number}")
@@ -208,15 +210,13 @@ def _parts(old: sqlite3.Connection, number: int) -> Iterator[bytes]:
         yield data if isinstance(data, bytes) else b""
 
 
-def _state(old: sqlite3.Connection, number: int) -> bytes | None:
-    """Return what else belongs to a generation, or None if it can not have been written so."""
+def _state(old: sqlite3.Connection, number: int) -> bytes:
     query = f"SELECT data FROM {PARTS[number % 2]} WHERE generation = ? AND part = ?"
     try:
         (state,) = old.execute(query, (number, STATE)).fetchone()
-        json.loads(state or b"0")
-    except (sqlite3.Error, ValueError, TypeError):
-        return None
-    return state
+    except (sqlite3.Error, TypeError):
+        return b"lost"
+    return state if isinstance(state, bytes) else b"lost"
 
 
 def _facts(old: sqlite3.Connection) -> dict[str, int]:

@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
+from edgerev.daemon.database import written_bytes
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
 from edgerev.daemon.settings import ServeSettings
@@ -227,7 +228,7 @@ class Service:
         return {
             "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved,
-            "commits": writes.commits, "syncs": writes.syncs, "written_bytes": writes.bytes,
+            "commits": writes.commits, "syncs": writes.syncs, "written_bytes": written_bytes(),
             "store_problem": self.store.problem,
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,

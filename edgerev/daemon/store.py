@@ -134,7 +134,7 @@ class Store(Generations):
         from edgerev.daemon.salvage import is_whole
 
         with self._lock:
-            if any(is_whole(self.generation(number)) for number in self.generations()):
+            if any(is_whole(self.generation(number), self.state(number)) for number in self.generations()):
                 return False
             self._db.close()
             self._salvage(reason)
