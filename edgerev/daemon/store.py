@@ -45,7 +45,8 @@ class _Request:
     def __init__(self, arrivals: Sequence[Arrival]) -> None:
         self.arrivals = arrivals
         self.ids: list[int] | None = None
-        self.error: Exception | None = None
+        self.error: BaseException | None = None
+        self.woken = threading.Event()  # when it is done, or is to commit
 
     @property
     def done(self) -> bool:
@@ -77,6 +78,7 @@ class Store(Generations):
         self._facts = {"schema": SCHEMA, "x_bytes": x_bytes, "y_bytes": y_bytes}
         self._lock, self._arriving = threading.RLock(), threading.Lock()
         self._requests: list[_Request] = []
+        self._committing = False  # whether somebody commits what arrives, or is about to
         self.salvaged: Salvaged | None = None
         self._held = hold(path)
         try:
@@ -162,9 +164,11 @@ class Store(Generations):
         request = _Request(arrivals)
         with self._arriving:
             self._requests.append(request)
-        with self._lock:  # whoever gets it commits for all that have arrived meanwhile
-            if not request.done:
-                self._take_in()
+            waits, self._committing = self._committing, True
+        if waits:  # not for the lock: whoever has it next would have to sync before this one learned that it is done
+            request.woken.wait()
+        if not request.done:
+            self._commit_arrivals()
         if request.error is not None:
             raise request.error
         assert request.ids is not None
@@ -175,26 +179,34 @@ class Store(Generations):
             if value is not None and len(value) != size:
                 raise DataError(f"a {name} of {len(value)} bytes; expected {size}, as the model takes it; convert it")
 
-    def _take_in(self) -> None:
-        with self._arriving:
-            requests, self._requests = self._requests, []
-        taken: list[tuple[_Request, list[int]]] = []
-        try:
-            with self._changing():
+    def _commit_arrivals(self) -> None:
+        """Commit all that has arrived meanwhile, and let one of those that arrive until that is done commit next."""
+        with self._lock:
+            with self._arriving:
+                requests, self._requests = self._requests, []
+            try:
+                self._take_in(requests)
+            except BaseException as error:
                 for request in requests:
-                    if self._count + len(request.arrivals) > self.most_samples:
-                        request.error = QueueFullError(
-                            f"{self._count} of {self.most_samples} samples wait already; expected room for "
-                            f"{len(request.arrivals)} more; send them again later"
-                        )
-                    else:
-                        taken.append((request, [self._insert(arrival) for arrival in request.arrivals]))
-                newest = self._db.one("SELECT coalesce(max(id), 0) FROM keys")
-                self._db.execute("DELETE FROM keys WHERE id <= ?", newest - KEYS_KEPT)
-        except Exception as error:
+                    request.error = request.error or error
+        with self._arriving:
+            self._committing = bool(self._requests)
+            for request in (*requests, *self._requests[:1]):
+                request.woken.set()
+
+    def _take_in(self, requests: Sequence[_Request]) -> None:
+        taken: list[tuple[_Request, list[int]]] = []
+        with self._changing():
             for request in requests:
-                request.error = request.error or error
-            return
+                if self._count + len(request.arrivals) > self.most_samples:
+                    request.error = QueueFullError(
+                        f"{self._count} of {self.most_samples} samples wait already; expected room for "
+                        f"{len(request.arrivals)} more; send them again later"
+                    )
+                else:
+                    taken.append((request, [self._insert(arrival) for arrival in request.arrivals]))
+            newest = self._db.one("SELECT coalesce(max(id), 0) FROM keys")
+            self._db.execute("DELETE FROM keys WHERE id <= ?", newest - KEYS_KEPT)
         for request, ids in taken:
             request.ids = ids
 
