@@ -45,7 +45,9 @@ def send(daemon, count, seed=0):
     return daemon.ask("POST", "/v1/samples", {"samples": samples(count, seed)})
 
 
-TROUBLES = [("ENOSPC", True), ("ENOSPC", False), ("EIO", False), ("EROFS", False), ("EACCES", False)]
+FEW = [("ENOSPC", True), ("EIO", False)]
+MORE = [("ENOSPC", False), ("EROFS", False), ("EACCES", False), ("EDQUOT", True)]
+TROUBLES = FEW + [pytest.param(*one, marks=pytest.mark.long) for one in MORE]
 
 
 @pytest.mark.parametrize(("error", "growing"), TROUBLES)
@@ -74,7 +76,7 @@ def test_it_goes_on_once_the_disk_does(daemon, disk, error, growing):
     assert daemon.end() == 0
 
 
-@pytest.mark.parametrize(("error", "growing"), TROUBLES[:1] + TROUBLES[2:3])
+@pytest.mark.parametrize(("error", "growing"), TROUBLES)
 def test_what_cannot_be_saved_at_the_end_is_learned_again(daemon, disk, error, growing):
     send(daemon, 40)
     daemon.until(lambda status: status["steps"] == 5)

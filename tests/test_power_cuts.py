@@ -61,7 +61,7 @@ def test_what_is_written_is_counted(disk):
     syncs = sum(record.kind in "FD" for record in part)
     heads = sum(record.kind == "W" and len(record.data) == 32 for record in part)  # of the log, when it was empty
     commits, counted_syncs, written = places["end"][1]
-    assert commits == 400 + 20 + 1
+    assert commits == 400 + 20 + 2
     assert counted_syncs == syncs
     assert heads > 20
     if written == 0:

@@ -257,15 +257,24 @@ def test_a_full_disk_changes_nothing(store):
 
 
 def test_samples_are_not_left_in_the_file(tmp_path):
-    store = Store(str(tmp_path / "daemon.db"), SIZE, 4, 100)
-    secrets = [sample(number) for number in range(100)]
-    store.put([Arrival(secret, b"long") for secret in secrets])
-    there = Path(store.path).read_bytes() + Path(store.path + "-wal").read_bytes()
-    assert all(secret in there for secret in secrets)
-    store.advance(store.ready(0, 100)[-1].number, [b"model"])
-    there = Path(store.path).read_bytes() + Path(store.path + "-wal").read_bytes()
-    assert not any(secret in there for secret in secrets)
+    store = Store(str(tmp_path / "daemon.db"), SIZE, 4, 300)
+    secrets = [sample(number) for number in range(300)]
+
+    def there():
+        content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        return [secret in content for secret in secrets]
+
+    store.put([Arrival(secret, b"long") for secret in secrets[:100]])
+    ids = store.put([Arrival(secret) for secret in secrets[100:]])
+    assert all(there())
+    store.label((number, b"long") for number in ids[:50])
+    store.forget(ids[50:100])
+    store.expire(0)
+    store.advance(store.ready(0, 300)[-1].number, [b"model"])
+    assert len(store) == 0
+    assert not any(there())
     store.close()
+    assert not any(there())
 
 
 def test_only_the_owner_may_read(store):

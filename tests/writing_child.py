@@ -20,6 +20,7 @@ def main():
         if number % 20 == 19:
             store.advance(number - 5, [os.urandom(number * 1000)])
     store.put([Arrival(os.urandom(256), None, f"more {number}") for number in range(9_000)])  # more than the log may be
+    store.advance(400, [os.urandom(5_000_000)])
     counted = (now - before for now, before in zip((*store.writes, written_bytes()), (*first, written)))
     os.write(1, b"end %d %d %d\n" % (*counted,))
 

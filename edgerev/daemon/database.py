@@ -210,6 +210,8 @@ class Database:
 
     def tidy(self) -> None:
         """Write the log back and empty it; if that cannot be done now, another time."""
+        if not self._logged():
+            return
         try:
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
         except sqlite3.Error as error:
