@@ -48,7 +48,7 @@ def test_kills_at_random_moments(cuts, uninterrupted, tmp_path):
     while made.step():
         pass
     assert weights(made) == uninterrupted
-    assert made.problems == []
+    assert not made.problems
 
 
 def test_a_generation_is_written_when_it_is_due(tmp_path):

@@ -16,7 +16,7 @@ from edgerev.daemon.gate import Gate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, NumericError, StoreError, UsageError
+from edgerev.errors import DataError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
@@ -89,7 +89,7 @@ class Service:
                 while not self._stopping.is_set() and not self.gate.reason() and self._step():
                     pass
                 self.problem = ""
-            except EdgerevError as error:  # such as a full disk; nothing is lost, so it is tried again
+            except Exception as error:  # such as a full disk; nothing is lost, so it is tried again
                 if str(error) != self.problem:
                     self.problem = str(error)
                     self.events.tell("trouble", logging.ERROR, message=self.problem)
@@ -102,7 +102,9 @@ class Service:
     def _expire(self, seconds: int) -> None:
         """Let samples go whose labels did not come in time; those that the model is sure of are learned, if wanted."""
         if self.settings.training.unlabelled == "pseudo":
-            while overdue := self.store.overdue(seconds, self.learner.recipe.batch):
+            while not self._stopping.is_set() and (
+                overdue := self.store.overdue(seconds, self.learner.recipe.batch)
+            ):
                 self.store.label(self._sure(overdue), known=False)
                 self.store.forget([number for number, _ in overdue])
         self.store.expire(seconds)
@@ -233,7 +235,7 @@ class Service:
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
-            "problem": self.problem, "problems": self.adaptation.problems,
+            "problem": self.problem, "problems": list(self.adaptation.problems),
         }  # fmt: skip
 
     # -- values -----------------------------------------------------------------------------------------------
