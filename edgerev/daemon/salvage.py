@@ -74,14 +74,16 @@ def salvage(path: str, facts: Mapping[str, int], reason: str) -> Salvaged:
         with closing(Database(path + NEW, TABLES, facts)) as new:
             first = _first_page(path + NEW, new)
             kept = _refill(new, path, first, facts)
-        remove(path + _COPY)
         os.replace(path + NEW, path + SALVAGED)
         return Salvaged(reason, put_in_place(path), *kept)
-    except OSError as error:
+    except (OSError, sqlite3.Error, StoreError) as error:
+        remove(path + NEW)
         raise StoreError(
             f"{path} is damaged ({reason}), and what can be read of it cannot be put into a new file ({error}); "
             "expected room for two copies; free some space"
         ) from error
+    finally:
+        remove(path + _COPY)
 
 
 def put_in_place(path: str) -> str:

@@ -260,8 +260,9 @@ class Store(Generations):
     def overdue(self, seconds: int, count: int) -> list[tuple[int, bytes]]:
         """Return id and values of samples that `expire` would delete, the oldest first, at most `count`."""
         with self._lock, self._db.telling("read"):
-            query = "SELECT id, x FROM waiting WHERE arrived <= ? ORDER BY id LIMIT ?"
-            return self._db.execute(query, self._now() - seconds, count).fetchall()
+            oldest = "SELECT * FROM waiting ORDER BY id LIMIT ?"  # which arrived in this order
+            query = f"SELECT id, x FROM ({oldest}) WHERE arrived <= ? ORDER BY id"
+            return self._db.execute(query, count, self._now() - seconds).fetchall()
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Delete waiting samples by id, those that still wait."""
