@@ -151,6 +151,30 @@ def test_no_single_page_takes_both_generations(path, whole):
         made.store.close()
 
 
+def test_damage_within_the_log_is_found_out(path, whole):
+    log = path.with_name("daemon.db-wal")
+    content = bytearray(log.read_bytes())
+    frames = (len(content) - 32) // (PAGE_BYTES + 24)
+    commits = [n for n in range(frames) if any(content[32 + n * (PAGE_BYTES + 24) + 4 :][:4])]
+    assert len(commits) == 30
+    for damaged, kept in ((0, 0), (14, 14), (27, 27), (28, 28), (29, 29)):
+        broken = bytearray(content)
+        broken[32 + commits[damaged] * (PAGE_BYTES + 24) + 100] ^= 1
+        shutil.rmtree(path.parent)
+        shutil.copytree(whole.folder, path.parent)
+        log.write_bytes(broken)
+        made = started(path)
+        store = made.store
+        assert len(store.ready(0, 999)) == SENT - 4 * EVERY + kept
+        if damaged == 29:  # as if the power had gone while it was written
+            assert store.salvaged is None
+        else:
+            assert f"log is damaged before the last {30 - damaged} commits" in store.salvaged.reason
+            assert store.salvaged.lost == ("log",)
+            assert store.put([Arrival(bytes(4 * SHAPE))])[0] > NEW_IDS
+        store.close()
+
+
 def contents(path):
     store = Store(str(path), 4 * SHAPE, 4, 10_000)
     tables = ("waiting", "ready", "keys", "generations", "history", *PARTS)

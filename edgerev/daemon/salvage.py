@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from edgerev.checkpoint_reader import verified
-from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, readable, remove
+from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, lost_commits, readable, remove
 from edgerev.daemon.schema import PARTS, STATE, TABLES
 from edgerev.errors import CheckpointError, StoreError
 from edgerev.files import file_in_memory, fsync_folder, write_all
@@ -35,7 +35,8 @@ class Salvaged(NamedTuple):
     moved_to : where it is now
     generation : the newest one of the model that was whole, or None: it starts from its file
     ready, waiting, keys : rows that were kept: samples with and without label, known names of samples
-    lost : tables that could not be read to their end, and generations that were not whole
+    lost : tables that could not be read to their end, generations that were not whole, and the log if it has commits
+        behind one that is damaged
     """
 
     reason: str
@@ -129,6 +130,7 @@ def _refill(new: Database, path: str, first: bytes, facts: Mapping[str, int]) ->
             whole, lost = _whole_generations(old)
             if not whole and lost and last < 2:
                 continue
+            lost += ["log"] * (lost_commits(path + _COPY) > 1)
             with new.transaction():
                 for generation in whole:
                     _take_over(old, new, generation)
