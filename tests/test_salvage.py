@@ -175,6 +175,26 @@ def test_damage_within_the_log_is_found_out(path, whole):
         store.close()
 
 
+@pytest.mark.parametrize(
+    "change", [
+        "UPDATE ready SET x = 'text' WHERE number = 70", "UPDATE ready SET y = x'00' WHERE number = 70",
+        "UPDATE waiting SET x = x'' WHERE id = 95", "UPDATE waiting SET arrived = x'00' WHERE id = 95",
+        "UPDATE facts SET value = 'text' WHERE name = 'x_bytes'", "UPDATE facts SET name = 'y' WHERE name = 'x_bytes'",
+        "UPDATE facts SET value = x'00' WHERE name = 'seconds'", "DELETE FROM facts", "DROP TABLE facts",
+        "DROP TABLE waiting", "UPDATE generations SET trained = 'text'", "UPDATE generations SET trained = 99",
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_have_been_written(path, whole, change):
+    with sqlite3.connect(path) as other:
+        other.execute(change)
+    other.close()
+    made = started(path)
+    assert made.store.salvaged is not None
+    assert weights(made) != whole.models[None]
+    check(made, whole)
+    made.store.close()
+
+
 def contents(path):
     store = Store(str(path), 4 * SHAPE, 4, 10_000)
     tables = ("waiting", "ready", "keys", "generations", "history", *PARTS)

@@ -190,7 +190,8 @@ class Database:
 
     def _check_identity(self, tables: Sequence[str], facts: Mapping[str, int]) -> None:
         try:
-            found = {name: value for name, value in self._db.execute("SELECT name, value FROM facts") if name in facts}
+            rows = self._db.execute("SELECT name, value FROM facts")
+            found = {name: value for name, value in rows if name in facts and isinstance(value, int)}
         except sqlite3.OperationalError as error:
             if self.one("PRAGMA application_id") == OURS:
                 raise sqlite3.DatabaseError(str(error)) from error
@@ -210,7 +211,10 @@ class Database:
 
     def one(self, query: str, *values: Any) -> int:
         """Return the number that a query finds."""
-        return self._db.execute(query, values).fetchone()[0]
+        (found,) = self._db.execute(query, values).fetchone()
+        if not isinstance(found, int):
+            raise sqlite3.DatabaseError(f"{str(found)[:40]!r} is there instead of a number")
+        return found
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

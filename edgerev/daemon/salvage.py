@@ -194,18 +194,14 @@ def _whole_generations(old: sqlite3.Connection) -> tuple[list[_Generation], list
 
 def _generations(old: sqlite3.Connection, lost: list[str]) -> list[_Generation]:
     """Return those that their own table or the parts know of, the newest first."""
-    found = {}
-    for table in PARTS:
+    found: dict[int, _Generation] = {}
+    queries = {table: f"SELECT DISTINCT generation, trained FROM {table}" for table in PARTS}
+    for table, query in {**queries, "generations": "SELECT number, trained FROM generations"}.items():
         try:
-            for number, trained in old.execute(f"SELECT DISTINCT generation, trained FROM {table}"):
-                found[number] = _Generation(number, trained)
+            found |= {row[0]: _Generation(*row) for row in old.execute(query) if _numbers(*row)}
         except sqlite3.Error:
             lost.append(table)
-    try:
-        found |= {row[0]: _Generation(*row) for row in old.execute("SELECT number, trained FROM generations")}
-    except sqlite3.Error:
-        lost.append("generations")
-    return sorted((one for one in found.values() if _numbers(*one)), reverse=True)
+    return sorted(found.values(), reverse=True)
 
 
 def _parts(old: sqlite3.Connection, number: int) -> Iterator[bytes]:
