@@ -75,21 +75,20 @@ def started(path):
 def damage(path, choose):
     """Do to a file what media, a bad driver or a careless copy do."""
     content = bytearray(path.read_bytes())
-    kind = choose.choice(("bits", "zeros", "noise", "short", "page"))
-    if not content:
-        return kind
+    kind = choose.choice(("bits", "short", "page", "zeros", "noise"))
+    start = choose.randrange(len(content))
     if kind == "bits":
         for _ in range(choose.choice((1, 1, 3, 30))):
             content[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
     elif kind == "short":
-        del content[choose.randrange(len(content)) :]
+        del content[start:]
+    elif kind == "page":
+        start -= start % PAGE_BYTES
+        content[start : start + PAGE_BYTES] = bytes(len(content[start : start + PAGE_BYTES]))
     else:
-        size = PAGE_BYTES if kind == "page" else choose.randrange(1, 8000)
-        start = choose.randrange(len(content)) // (size if kind == "page" else 1) * (size if kind == "page" else 1)
-        size = min(size, len(content) - start)
+        size = min(choose.randrange(1, 8000), len(content) - start)
         content[start : start + size] = choose.randbytes(size) if kind == "noise" else bytes(size)
     path.write_bytes(content)
-    return kind
 
 
 def check(made, whole):
