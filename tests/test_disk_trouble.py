@@ -103,18 +103,40 @@ def test_starting_on_a_full_disk(daemon, disk):
     daemon.until(lambda status: status["steps"] == 2)
 
 
+def refused(daemon):
+    """Start a daemon that cannot; return what it says."""
+    command = [sys.executable, "-m", "edgerev", "serve", "--config", str(daemon.folder / "edgerev.toml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    return done.stderr
+
+
 def test_starting_on_a_read_only_disk(daemon, disk):
     send(daemon, 12)
     daemon.end(signal.SIGKILL)
     disk.strike(errno.EROFS)
-    command = [sys.executable, "-m", "edgerev", "serve", "--config", str(daemon.folder / "edgerev.toml")]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 1
-    assert "edgerev.db" in done.stderr
-    assert "Traceback" not in done.stderr
+    assert "edgerev.db" in refused(daemon)
     disk.strike(0)
     daemon.start()
     assert daemon.until(lambda status: status["steps"] == 1)["waiting"] == 12
+
+
+def test_no_room_to_salvage(daemon, disk):
+    path = disk.folder / "edgerev.db"
+    send(daemon, 67)
+    daemon.until(lambda status: status["saved"] == 64)
+    assert "another process serves from" in refused(daemon)
+    daemon.end(signal.SIGKILL)
+    with open(path, "r+b") as file:
+        file.write(bytes(PAGE_BYTES))
+    disk.strike(errno.ENOSPC, growing=True)
+    assert "expected room for two copies" in refused(daemon)
+    assert {one.name for one in disk.folder.iterdir()} <= {path.name, f"{path.name}-wal", f"{path.name}-lock"}
+    disk.strike(0)
+    daemon.start()
+    assert "salvaged" in "".join(daemon.told)
+    assert daemon.until(lambda status: status["steps"] == 8)["waiting"] == 3
 
 
 def test_a_small_file_system_that_is_full(folder, tmp_path):  # noqa: F811

@@ -75,21 +75,20 @@ def started(path):
 def damage(path, choose):
     """Do to a file what media, a bad driver or a careless copy do."""
     content = bytearray(path.read_bytes())
-    kind = choose.choice(("bits", "zeros", "noise", "short", "page"))
-    if not content:
-        return kind
+    kind = choose.choice(("bits", "short", "page", "zeros", "noise"))
+    start = choose.randrange(len(content))
     if kind == "bits":
         for _ in range(choose.choice((1, 1, 3, 30))):
             content[choose.randrange(len(content))] ^= 1 << choose.randrange(8)
     elif kind == "short":
-        del content[choose.randrange(len(content)) :]
+        del content[start:]
+    elif kind == "page":
+        start -= start % PAGE_BYTES
+        content[start : start + PAGE_BYTES] = bytes(len(content[start : start + PAGE_BYTES]))
     else:
-        size = PAGE_BYTES if kind == "page" else choose.randrange(1, 8000)
-        start = choose.randrange(len(content)) // (size if kind == "page" else 1) * (size if kind == "page" else 1)
-        size = min(size, len(content) - start)
+        size = min(choose.randrange(1, 8000), len(content) - start)
         content[start : start + size] = choose.randbytes(size) if kind == "noise" else bytes(size)
     path.write_bytes(content)
-    return kind
 
 
 def check(made, whole):
@@ -149,6 +148,50 @@ def test_no_single_page_takes_both_generations(path, whole):
         assert weights(made) != whole.models[None]
         check(made, whole)
         made.store.close()
+
+
+def test_damage_within_the_log_is_found_out(path, whole):
+    log = path.with_name("daemon.db-wal")
+    content = bytearray(log.read_bytes())
+    frames = (len(content) - 32) // (PAGE_BYTES + 24)
+    commits = [n for n in range(frames) if any(content[32 + n * (PAGE_BYTES + 24) + 4 :][:4])]
+    assert len(commits) == 30
+    for damaged, kept in ((0, 0), (14, 14), (27, 27), (28, 28), (29, 29)):
+        broken = bytearray(content)
+        broken[32 + commits[damaged] * (PAGE_BYTES + 24) + 100] ^= 1
+        shutil.rmtree(path.parent)
+        shutil.copytree(whole.folder, path.parent)
+        log.write_bytes(broken)
+        made = started(path)
+        store = made.store
+        assert len(store.ready(0, 999)) == SENT - 4 * EVERY + kept
+        if damaged == 29:  # as if the power had gone while it was written
+            assert store.salvaged is None
+        else:
+            assert f"log is damaged before the last {30 - damaged} commits" in store.salvaged.reason
+            assert store.salvaged.lost == ("log",)
+            assert store.put([Arrival(bytes(4 * SHAPE))])[0] > NEW_IDS
+        store.close()
+
+
+@pytest.mark.parametrize(
+    "change", [
+        "UPDATE ready SET x = 'text' WHERE number = 70", "UPDATE ready SET y = x'00' WHERE number = 70",
+        "UPDATE waiting SET x = x'' WHERE id = 95", "UPDATE waiting SET arrived = x'00' WHERE id = 95",
+        "UPDATE facts SET value = 'text' WHERE name = 'x_bytes'", "UPDATE facts SET name = 'y' WHERE name = 'x_bytes'",
+        "UPDATE facts SET value = x'00' WHERE name = 'seconds'", "DELETE FROM facts", "DROP TABLE facts",
+        "DROP TABLE waiting", "UPDATE generations SET trained = 'text'", "UPDATE generations SET trained = 99",
+    ],
+)  # fmt: skip
+def test_rows_that_cannot_have_been_written(path, whole, change):
+    with sqlite3.connect(path) as other:
+        other.execute(change)
+    other.close()
+    made = started(path)
+    assert made.store.salvaged is not None
+    assert weights(made) != whole.models[None]
+    check(made, whole)
+    made.store.close()
 
 
 def contents(path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, suppress
 from typing import Any, NamedTuple
@@ -15,6 +16,7 @@ from typing import Any, NamedTuple
 from edgerev.errors import DamagedError, StoreError
 from edgerev.files import fsync_folder, open_exclusive
 
+_HEAD_BYTES, _FRAME_BYTES = 32, 24  # of the log, and of a page in it
 OURS = 0x65647276  # "edrv", SQLite's application_id: says whose file it is even if its tables are lost
 SALVAGED = ".salvaged"  # what a file's name has besides while what was salvaged from it is put in its place
 NEW = ".new"  # ... while it is made
@@ -82,6 +84,30 @@ def remove(path: str) -> None:
             os.unlink(path + beside)
 
 
+def lost_commits(path: str) -> int:
+    """Return how many commits are in the log of a file that is being read behind what SQLite takes for its end.
+
+    It takes a frame whose checksum is wrong for one that a power cut has torn, and says nothing of those behind it.
+
+    References
+    ----------
+    https://www.sqlite.org/walformat.html, sections 1.3 and 2.1
+    """
+    try:
+        with open(path + "-shm", "rb", buffering=0) as index, open(path + "-wal", "rb") as log:
+            valid = int.from_bytes(index.read(20)[16:], sys.byteorder)  # frames
+            head = log.read(_HEAD_BYTES)
+            size, salts = int.from_bytes(head[8:12], "big") + _FRAME_BYTES, head[16:24]
+            found = 0
+            for place in range(_HEAD_BYTES + valid * size, os.fstat(log.fileno()).st_size, size):
+                log.seek(place)
+                frame = log.read(_FRAME_BYTES)
+                found += frame[8:16] == salts and any(frame[4:8])  # the last one of a commit has the size of the file
+            return found
+    except FileNotFoundError:
+        return 0
+
+
 class Database:
     """One connection, for one thread at a time, of the process that holds the file.
 
@@ -144,6 +170,9 @@ class Database:
         try:
             with closing(self._connect("ro")):
                 self._check(tables, facts)
+                lost = lost_commits(self.path)
+                if lost > 1:  # one may have been under way when the power went
+                    raise sqlite3.DatabaseError(f"its log is damaged before the last {lost} commits")
         except sqlite3.OperationalError:  # without an exclusive lock, the index of the log needs a file
             return False
         finally:
@@ -161,7 +190,8 @@ class Database:
 
     def _check_identity(self, tables: Sequence[str], facts: Mapping[str, int]) -> None:
         try:
-            found = {name: value for name, value in self._db.execute("SELECT name, value FROM facts") if name in facts}
+            rows = self._db.execute("SELECT name, value FROM facts")
+            found = {name: value for name, value in rows if name in facts and isinstance(value, int)}
         except sqlite3.OperationalError as error:
             if self.one("PRAGMA application_id") == OURS:
                 raise sqlite3.DatabaseError(str(error)) from error
@@ -181,7 +211,10 @@ class Database:
 
     def one(self, query: str, *values: Any) -> int:
         """Return the number that a query finds."""
-        return self._db.execute(query, values).fetchone()[0]
+        (found,) = self._db.execute(query, values).fetchone()
+        if not isinstance(found, int):
+            raise sqlite3.DatabaseError(f"{str(found)[:40]!r} is there instead of a number")
+        return found
 
     @contextmanager
     def transaction(self) -> Iterator[None]:

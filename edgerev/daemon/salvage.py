@@ -15,7 +15,7 @@ from contextlib import closing, suppress
 from typing import Any, NamedTuple
 
 from edgerev.checkpoint_reader import verified
-from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, readable, remove
+from edgerev.daemon.database import NEW, PAGE_BYTES, SALVAGED, Database, lost_commits, readable, remove
 from edgerev.daemon.schema import PARTS, STATE, TABLES
 from edgerev.errors import CheckpointError, StoreError
 from edgerev.files import file_in_memory, fsync_folder, write_all
@@ -35,7 +35,8 @@ class Salvaged(NamedTuple):
     moved_to : where it is now
     generation : the newest one of the model that was whole, or None: it starts from its file
     ready, waiting, keys : rows that were kept: samples with and without label, known names of samples
-    lost : tables that could not be read to their end, and generations that were not whole
+    lost : tables that could not be read to their end, generations that were not whole, and the log if it has commits
+        behind one that is damaged
     """
 
     reason: str
@@ -74,14 +75,16 @@ def salvage(path: str, facts: Mapping[str, int], reason: str) -> Salvaged:
         with closing(Database(path + NEW, TABLES, facts)) as new:
             first = _first_page(path + NEW, new)
             kept = _refill(new, path, first, facts)
-        remove(path + _COPY)
         os.replace(path + NEW, path + SALVAGED)
         return Salvaged(reason, put_in_place(path), *kept)
-    except OSError as error:
+    except (OSError, sqlite3.Error, StoreError) as error:
+        remove(path + NEW)
         raise StoreError(
             f"{path} is damaged ({reason}), and what can be read of it cannot be put into a new file ({error}); "
             "expected room for two copies; free some space"
         ) from error
+    finally:
+        remove(path + _COPY)
 
 
 def put_in_place(path: str) -> str:
@@ -127,6 +130,7 @@ def _refill(new: Database, path: str, first: bytes, facts: Mapping[str, int]) ->
             whole, lost = _whole_generations(old)
             if not whole and lost and last < 2:
                 continue
+            lost += ["log"] * (lost_commits(path + _COPY) > 1)
             with new.transaction():
                 for generation in whole:
                     _take_over(old, new, generation)
@@ -190,18 +194,14 @@ def _whole_generations(old: sqlite3.Connection) -> tuple[list[_Generation], list
 
 def _generations(old: sqlite3.Connection, lost: list[str]) -> list[_Generation]:
     """Return those that their own table or the parts know of, the newest first."""
-    found = {}
-    for table in PARTS:
+    found: dict[int, _Generation] = {}
+    queries = {table: f"SELECT DISTINCT generation, trained FROM {table}" for table in PARTS}
+    for table, query in {**queries, "generations": "SELECT number, trained FROM generations"}.items():
         try:
-            for number, trained in old.execute(f"SELECT DISTINCT generation, trained FROM {table}"):
-                found[number] = _Generation(number, trained)
+            found |= {row[0]: _Generation(*row) for row in old.execute(query) if _numbers(*row)}
         except sqlite3.Error:
             lost.append(table)
-    try:
-        found |= {row[0]: _Generation(*row) for row in old.execute("SELECT number, trained FROM generations")}
-    except sqlite3.Error:
-        lost.append("generations")
-    return sorted((one for one in found.values() if _numbers(*one)), reverse=True)
+    return sorted(found.values(), reverse=True)
 
 
 def _parts(old: sqlite3.Connection, number: int) -> Iterator[bytes]:

@@ -119,6 +119,10 @@ class Store(Generations):
             self._opened = monotonic()
             if one("SELECT count(*) FROM ready WHERE number <= ?", self.trained):
                 raise sqlite3.DatabaseError("samples wait that were trained on")
+            for table, column, size in zip(("waiting", "ready", "ready"), "xxy", (self._sizes[0], *self._sizes)):
+                misfit = f"SELECT count(*) FROM {table} WHERE typeof({column}) != 'blob' OR length({column}) != ?"
+                if one(misfit, size):
+                    raise sqlite3.DatabaseError("samples have not the size that they had")
 
     def _salvage(self, reason: str) -> None:
         from edgerev.daemon.salvage import salvage
@@ -260,8 +264,9 @@ class Store(Generations):
     def overdue(self, seconds: int, count: int) -> list[tuple[int, bytes]]:
         """Return id and values of samples that `expire` would delete, the oldest first, at most `count`."""
         with self._lock, self._db.telling("read"):
-            query = "SELECT id, x FROM waiting WHERE arrived <= ? ORDER BY id LIMIT ?"
-            return self._db.execute(query, self._now() - seconds, count).fetchall()
+            oldest = "SELECT * FROM waiting ORDER BY id LIMIT ?"  # which arrived in this order
+            query = f"SELECT id, x FROM ({oldest}) WHERE arrived <= ? ORDER BY id"
+            return self._db.execute(query, count, self._now() - seconds).fetchall()
 
     def forget(self, numbers: Iterable[int]) -> None:
         """Delete waiting samples by id, those that still wait."""
@@ -302,7 +307,10 @@ class Store(Generations):
         """Return the next labelled samples after a number, in order, at most `count`."""
         with self._lock, self._db.telling("read"):
             query = "SELECT number, x, y, known FROM ready WHERE number > ? ORDER BY number LIMIT ?"
-            return [Sample(*row) for row in self._db.execute(query, after, count)]
+            samples = [Sample(*row) for row in self._db.execute(query, after, count)]
+            if any((len(one.x), len(one.y)) != self._sizes for one in samples):
+                raise sqlite3.DatabaseError("samples have not the size that they had")
+            return samples
 
     def advance(
         self, trained: int, parts: Iterable[bytes | memoryview], *,
