@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> int:
@@ -155,6 +155,28 @@ def write_whole(path: str, parts: Iterable[bytes | memoryview]) -> None:
         unlink_own(fd, temporary)
         os.close(fd)
     fsync_folder(folder)
+
+
+def pieces(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes]:
+    """Yield the bytes of all parts in pieces of one size, the last one of what is left.
+
+    Parameters
+    ----------
+    parts : iterable of bytes or memoryview
+        One after another.
+    size : int
+        Of a piece, in bytes.
+    """
+    joined = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), size):
+            joined += view[start : start + size]
+            while len(joined) >= size:
+                yield bytes(joined[:size])
+                del joined[:size]
+    if joined:
+        yield bytes(joined)
 
 
 def _is_file_of(fd: int, path: str) -> bool:

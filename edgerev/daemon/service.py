@@ -7,7 +7,7 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
@@ -145,18 +145,25 @@ class Service:
 
     # -- requests ---------------------------------------------------------------------------------------------
 
-    def take(self, samples: Sequence[Any]) -> list[int]:
+    def take(self, samples: Sequence[Any], notes: Mapping[str, str] | None = None) -> list[int]:
         """Take samples in; return their ids once they are durable.
 
         Parameters
         ----------
         samples : each a dict with `x`, and at will `y` and `key`
+        notes : see `Store.put`
 
         Raises
         ------
         DataError, QueueFullError, StoreError
             None was taken in.
         """
+        ids = self.store.put(self.check(samples), notes)
+        self._wake.set()
+        return ids
+
+    def check(self, samples: Sequence[Any]) -> list[Arrival]:
+        """Return what `take` would take in; DataError where it would raise it."""
         arrivals = []
         for place, sample in enumerate(samples):
             if not isinstance(sample, dict) or not {"x"} <= sample.keys() <= {"x", "y", "key"}:
@@ -166,9 +173,7 @@ class Service:
                 raise DataError(f"sample {place}: key {key!r}: expected a text; change it")
             label = self._label(place, sample["y"]) if sample.get("y") is not None else None
             arrivals.append(Arrival(self._values(place, sample["x"]).tobytes(), label, key))
-        ids = self.store.put(arrivals)
-        self._wake.set()
-        return ids
+        return arrivals
 
     def label(self, labels: Sequence[Any]) -> list[int]:
         """Give samples their labels; return the ids that no sample waits under.

@@ -16,11 +16,12 @@ import os
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple
 
 from edgerev.errors import DataError, QueueFullError, StoreError, UsageError
+from edgerev.files import pieces
 from edgerev.numbers import INT32_MAX, whole
 
 SCHEMA = 2
@@ -33,6 +34,7 @@ CREATE TABLE facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE waiting(id INTEGER PRIMARY KEY AUTOINCREMENT, arrived INTEGER NOT NULL, x BLOB NOT NULL);
 CREATE TABLE ready(number INTEGER PRIMARY KEY AUTOINCREMENT, x BLOB NOT NULL, y BLOB NOT NULL, known INTEGER NOT NULL);
 CREATE TABLE keys(key TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE notes(name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE generations(
     number INTEGER PRIMARY KEY AUTOINCREMENT, trained INTEGER NOT NULL, bytes INTEGER NOT NULL, state TEXT NOT NULL
 );
@@ -75,8 +77,8 @@ class Sample(NamedTuple):
 class _Request:
     """Samples of one call, and what became of them."""
 
-    def __init__(self, arrivals: Sequence[Arrival]) -> None:
-        self.arrivals = arrivals
+    def __init__(self, arrivals: Sequence[Arrival], notes: Mapping[str, str]) -> None:
+        self.arrivals, self.notes = arrivals, notes
         self.ids: list[int] | None = None
         self.error: Exception | None = None
 
@@ -132,10 +134,14 @@ class Store:
 
     # -- samples in -------------------------------------------------------------------------------------------
 
-    def put(self, arrivals: Sequence[Arrival]) -> list[int]:
+    def put(self, arrivals: Sequence[Arrival], notes: Mapping[str, str] | None = None) -> list[int]:
         """Take samples in, all or none, and return their ids once they are on the disk.
 
         A sample whose key is known already has the id of the first one, and is not taken in again.
+
+        Parameters
+        ----------
+        notes : by name, written if the samples are: how far the sender's file or session came; "" deletes one
 
         Raises
         ------
@@ -148,7 +154,7 @@ class Store:
         """
         for arrival in arrivals:
             self._check_sizes(arrival.x, arrival.y)
-        request = _Request(arrivals)
+        request = _Request(arrivals, notes or {})
         with self._arriving:
             self._requests.append(request)
         with self._lock:  # whoever gets it commits for all that have arrived meanwhile
@@ -179,6 +185,8 @@ class Store:
                         )
                     else:
                         taken.append((request, [self._insert(arrival) for arrival in request.arrivals]))
+                        self._db.executemany("INSERT OR REPLACE INTO notes VALUES (?, ?)", request.notes.items())
+                self._db.execute("DELETE FROM notes WHERE value = ''")
                 newest = self._one("SELECT coalesce(max(id), 0) FROM keys")
                 self._db.execute("DELETE FROM keys WHERE id <= ?", (newest - KEYS_KEPT,))
         except Exception as error:
@@ -241,6 +249,10 @@ class Store:
         with self._lock, self._transaction():
             rows = ((number,) for number in numbers)
             self._count -= self._db.executemany("DELETE FROM waiting WHERE id = ?", rows).rowcount
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Return the notes whose names begin with a prefix."""
+        with self._lock, self._telling("read"):
+            return dict(self._db.execute("SELECT * FROM notes WHERE substr(name, 1, ?) = ?", (len(prefix), prefix)))
 
     def expire(self, before: int) -> int:
         """Delete samples that arrived before a time (seconds since 1970) and have no label yet; return how many."""
@@ -286,7 +298,7 @@ class Store:
                 row = "INSERT INTO generations(trained, bytes, state) VALUES (?, 0, ?)"
                 cursor = self._db.execute(row, (trained, state))
                 number, size = cursor.lastrowid or 0, 0
-                for part, data in enumerate(_pieces(parts)):
+                for part, data in enumerate(pieces(parts, PART_BYTES)):
                     self._db.execute("INSERT INTO parts VALUES (?, ?, ?)", (number, part, data))
                     size += len(data)
                 self._db.execute("UPDATE generations SET bytes = ? WHERE number = ?", (size, number))
@@ -384,17 +396,3 @@ class Store:
                 f"cannot {what} {self.path} ({error}); expected a whole SQLite file with room to grow; free some "
                 "space, or move the file away and start from the last exported model"
             ) from error
-
-
-def _pieces(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """Yield the bytes of all parts in pieces of one size."""
-    joined = bytearray()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        for start in range(0, len(view), PART_BYTES):
-            joined += view[start : start + PART_BYTES]
-            while len(joined) >= PART_BYTES:
-                yield bytes(joined[:PART_BYTES])
-                del joined[:PART_BYTES]
-    if joined:
-        yield bytes(joined)
