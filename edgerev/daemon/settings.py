@@ -209,6 +209,28 @@ class LimitsTable(Table):
     }  # fmt: skip
 
 
+class FolderTable(Table):
+    """Table ``[serve.folder]``: a folder whose files are taken in.
+
+    Parameters
+    ----------
+    path : the folder
+    seconds : between two looks at it
+    label : column of a CSV file that holds labels
+    taken : what becomes of a file that was taken in: "move" to done/ in the folder, or "delete"
+    """
+
+    path: str
+    seconds: float = 5.0
+    label: str = "label"
+    taken: str = "move"
+
+    checks = {  # noqa: RUF012
+        "path": _text("inbox", "(?s).+"), "seconds": _number(0.01, 86_400), "label": _text("label"),
+        "taken": _one_of("move", "delete"),
+    }  # fmt: skip
+
+
 class ServeSettings(Table):
     """How the daemon runs: table ``[serve]``.
 
@@ -223,6 +245,7 @@ class ServeSettings(Table):
     label_seconds : after which a sample without label is deleted
     request_bytes : most bytes of a request
     training, guard, limits : see `TrainingTable`, `GuardTable`, `LimitsTable`
+    folder : see `FolderTable`; None if none is watched
     """
 
     model: str
@@ -236,12 +259,14 @@ class ServeSettings(Table):
     training: TrainingTable = TrainingTable()
     guard: GuardTable = GuardTable()
     limits: LimitsTable = LimitsTable()
+    folder: FolderTable | None = None
 
     checks = {  # noqa: RUF012
         "model": _text("model.edgerev", "(?s).+"), "store": _text("edgerev.db", "(?s).+"),
         "listen": _text("127.0.0.1:8350"), "token_file": _text("edgerev.token"), "threads": _count(1, 16),
         "most_samples": _count(1), "label_seconds": _count(1), "request_bytes": _count(1),
         "training": _table(TrainingTable), "guard": _table(GuardTable), "limits": _table(LimitsTable),
+        "folder": _table(FolderTable),
     }  # fmt: skip
 
     @property
