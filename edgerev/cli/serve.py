@@ -74,6 +74,10 @@ def _open_doors(settings: ServeSettings, service: Service, args: argparse.Namesp
     doors: list[Door] = []
     if args.stay and not args.stdin:
         raise UsageError("--stay says what follows the end of --stdin; expected both; add --stdin, or leave --stay out")
+    if settings.folder:
+        from edgerev.daemon.folder import Folder
+
+        doors.append(Folder(service, settings.folder))
     if args.stdin:
         from edgerev.daemon.stdin import StandardInput
 

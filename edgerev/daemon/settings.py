@@ -226,7 +226,7 @@ class FolderTable(Table):
     taken: str = "move"
 
     checks = {  # noqa: RUF012
-        "path": _text("inbox", "(?s).+"), "seconds": _number(0.01, 86_400), "label": _text("label"),
+        "path": _text("inbox", "(?s).+"), "seconds": _number(0.01, 86_400), "label": _text("label", ".+"),
         "taken": _one_of("move", "delete"),
     }  # fmt: skip
 
