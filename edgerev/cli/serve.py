@@ -41,10 +41,10 @@ def run(args: argparse.Namespace) -> int:
     signal.signal(signal.SIGTERM, _end)
     doors = _open_doors(settings, service, args)
     service.start()
-    for door in doors:
-        door.start()
     print(f"edgerev: serving {settings.model} on {settings.listen}", file=sys.stderr, flush=True)
     try:
+        for door in doors:
+            door.start()
         server.run()
     finally:
         for door in doors:
@@ -74,6 +74,12 @@ def _open_doors(settings: ServeSettings, service: Service, args: argparse.Namesp
     doors: list[Door] = []
     if args.stay and not args.stdin:
         raise UsageError("--stay says what follows the end of --stdin; expected both; add --stdin, or leave --stay out")
+    if settings.mqtt:
+        try:
+            from edgerev.daemon.mqtt import Mqtt
+        except ImportError as error:
+            raise UsageError(f"MQTT needs paho-mqtt ({error}); install it: pip install 'edgerev[mqtt]'") from error
+        doors.append(Mqtt(service, settings.mqtt))
     if settings.folder:
         from edgerev.daemon.folder import Folder
 

@@ -61,7 +61,8 @@ class Folder:
     def stop(self) -> None:
         """Look no more; a file that is half taken in is gone on with at the next start."""
         self._stopping.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _run(self) -> None:
         while not self._stopping.wait(self._table.seconds):

@@ -86,7 +86,7 @@ class Intake:
                 return result
 
 
-def read_json(text: bytes | str) -> Any:
+def read_json(text: bytes | bytearray | str) -> Any:
     """Return what JSON text says.
 
     Raises

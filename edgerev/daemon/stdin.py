@@ -43,7 +43,8 @@ class StandardInput:
         """Read no more; what was read but not acknowledged is not taken in."""
         self._stopping.set()
         os.write(self._bell[1], b"!")
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
         for end in self._bell:
             os.close(end)
 
