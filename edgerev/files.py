@@ -167,6 +167,28 @@ def file_in_memory() -> Iterator[tuple[int, str]]:
         os.close(fd)
 
 
+def pieces(parts: Iterable[bytes | memoryview], size: int) -> Iterator[bytes]:
+    """Yield the bytes of all parts in pieces of one size, the last one of what is left.
+
+    Parameters
+    ----------
+    parts : iterable of bytes or memoryview
+        One after another.
+    size : int
+        Of a piece, in bytes.
+    """
+    joined = bytearray()
+    for part in parts:
+        view = memoryview(part).cast("B")
+        for start in range(0, len(view), size):
+            joined += view[start : start + size]
+            while len(joined) >= size:
+                yield bytes(joined[:size])
+                del joined[:size]
+    if joined:
+        yield bytes(joined)
+
+
 def _is_file_of(fd: int, path: str) -> bool:
     try:
         there = os.stat(path)

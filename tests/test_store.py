@@ -349,6 +349,16 @@ def test_many_threads_at_once(tmp_path):
     store.close()
 
 
+def test_notes_are_written_with_their_samples(store):
+    store.put(labelled(1), {"file a": "1", "file b": "5"})
+    with pytest.raises(QueueFullError):
+        store.put(labelled(*range(10)), {"file a": "11"})
+    store.put([], {"file b": "6"})
+    assert store.notes("file ") == {"file a": "1", "file b": "6"}
+    store.put([], {"file a": ""})
+    assert store.notes("") == {"file b": "6"}
+
+
 # -- power cuts ----------------------------------------------------------------------------------------------------
 
 

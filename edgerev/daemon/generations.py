@@ -9,6 +9,7 @@ from typing import Any
 from edgerev.daemon.database import Database
 from edgerev.daemon.schema import PARTS, STATE
 from edgerev.errors import StoreError
+from edgerev.files import pieces
 
 PART_BYTES = 1 << 16  # of a generation in one row: no model is in memory twice
 HISTORY_KEPT = 5_000
@@ -69,7 +70,7 @@ class Generations:
         number, size = cursor.lastrowid or 0, 0
         insert = f"INSERT INTO {_table(number)} VALUES (?, ?, ?, ?)"
         self._db.execute(insert, number, STATE, trained, state.encode())
-        for part, data in enumerate(_pieces(parts)):
+        for part, data in enumerate(pieces(parts, PART_BYTES)):
             self._db.execute(insert, number, part, trained, data)
             size += len(data)
         self._db.execute("UPDATE generations SET bytes = ? WHERE number = ?", size, number)
@@ -96,17 +97,3 @@ class Generations:
 
 def _table(generation: int) -> str:
     return PARTS[generation % 2]
-
-
-def _pieces(parts: Iterable[bytes | memoryview]) -> Iterator[bytes]:
-    """Yield the bytes of all parts in pieces of one size."""
-    joined = bytearray()
-    for part in parts:
-        view = memoryview(part).cast("B")
-        for start in range(0, len(view), PART_BYTES):
-            joined += view[start : start + PART_BYTES]
-            while len(joined) >= PART_BYTES:
-                yield bytes(joined[:PART_BYTES])
-                del joined[:PART_BYTES]
-    if joined:
-        yield bytes(joined)

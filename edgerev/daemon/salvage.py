@@ -244,7 +244,10 @@ def _checks(trained: int, facts: Mapping[str, int]) -> dict[str, Callable[[Any],
     def named(row: Any) -> Any:
         return row if _numbers(row[0]) and isinstance(row[1], str) else None
 
-    return {"ready": ready, "waiting": waiting, "keys": named, "history": named}
+    def noted(row: Any) -> Any:
+        return row if named(row) is not None and isinstance(row[2], str) else None
+
+    return {"ready": ready, "waiting": waiting, "keys": named, "notes": noted, "history": named}
 
 
 def _numbers(*values: Any) -> bool:

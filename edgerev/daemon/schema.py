@@ -7,8 +7,11 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+from edgerev.errors import DataError
+
 SCHEMA = 2
 PARTS = "parts0", "parts1"  # by the number of the generation
+KEY_BYTES = 200
 STATE = -1  # the part that is what else belongs to a generation
 TABLES = """
 CREATE TABLE facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
@@ -21,6 +24,7 @@ CREATE TABLE parts0(generation INTEGER, part INTEGER, trained INTEGER NOT NULL, 
     PRIMARY KEY(generation, part)) WITHOUT ROWID;
 CREATE TABLE parts1(generation INTEGER, part INTEGER, trained INTEGER NOT NULL, data BLOB NOT NULL,
     PRIMARY KEY(generation, part)) WITHOUT ROWID;
+CREATE TABLE notes(id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, value TEXT NOT NULL);
 CREATE TABLE history(id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL);
 """
 
@@ -54,3 +58,20 @@ class Sample(NamedTuple):
     x: bytes
     y: bytes
     known: bool = True
+
+
+def check_sizes(sizes: tuple[int, int], x: bytes | None, y: bytes | None) -> None:
+    """Refuse a sample or a target of another size, by a DataError."""
+    for name, value, size in (("sample", x, sizes[0]), ("target", y, sizes[1])):
+        if value is not None and len(value) != size:
+            raise DataError(f"a {name} of {len(value)} bytes; expected {size}, as the model takes it; convert it")
+
+
+def check_key(key: str | None) -> None:
+    """Refuse a key that is too long or no text, by a DataError."""
+    try:
+        size = len((key or "").encode())
+    except UnicodeEncodeError as error:
+        raise DataError(f"key {key!r} is no text ({error}); expected one of whole characters; change it") from error
+    if size > KEY_BYTES:
+        raise DataError(f"a key of {size} bytes in UTF-8; expected at most {KEY_BYTES}; send a shorter one")

@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
@@ -45,6 +45,7 @@ class Service:
         self.adaptation = self._adaptation()
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
+        self._round, self._rounds = 0, threading.Condition()  # of training until nothing is left to learn
         self._working = threading.RLock()  # held by whoever changes the model or writes it
         self._thread = threading.Thread(target=self._train, name="training")
 
@@ -97,7 +98,18 @@ class Service:
                 told = self.store.problem
                 level = logging.ERROR if told else logging.INFO
                 self.events.tell("store", level, message=told or f"{self.store.path} can be written again")
+            with self._rounds:
+                self._round += 1
+                self._rounds.notify_all()
             self._wake.wait(LOOK_SECONDS)
+
+    def settle(self) -> None:
+        """Return when what was taken in so far is learned, or training has to wait for something else."""
+        with self._rounds:
+            goal = self._round + 2  # the round at hand may have looked before
+            while self._round < goal and not self._stopping.is_set() and self._thread.is_alive():
+                self._wake.set()
+                self._rounds.wait(LOOK_SECONDS)
 
     def _expire(self, seconds: int) -> None:
         """Let samples go whose labels did not come in time; those that the model is sure of are learned, if wanted."""
@@ -169,30 +181,35 @@ class Service:
 
     # -- requests ---------------------------------------------------------------------------------------------
 
-    def take(self, samples: Sequence[Any]) -> list[int]:
+    def take(self, samples: Sequence[Any], notes: Mapping[str, str] | None = None) -> list[int]:
         """Take samples in; return their ids once they are durable.
 
         Parameters
         ----------
         samples : each a dict with `x`, and at will `y` and `key`
+        notes : see `Store.put`
 
         Raises
         ------
         DataError, QueueFullError, StoreError
             None was taken in.
         """
+        ids = self.store.put(self.check(samples), notes)
+        self._wake.set()
+        return ids
+
+    def check(self, samples: Sequence[Any]) -> list[Arrival]:
+        """Return what `take` would take in; DataError where it would raise it."""
         arrivals = []
         for place, sample in enumerate(samples):
             if not isinstance(sample, dict) or not {"x"} <= sample.keys() <= {"x", "y", "key"}:
                 raise DataError(f"sample {place}: expected an object with x, and at will y and key; change it")
             key = sample.get("key")
-            if key is not None and not isinstance(key, str):
+            if key is not None and not _is_text(key):
                 raise DataError(f"sample {place}: key {key!r}: expected a text; change it")
             label = self._label(place, sample["y"]) if sample.get("y") is not None else None
             arrivals.append(Arrival(self._values(place, sample["x"]).tobytes(), label, key))
-        ids = self.store.put(arrivals)
-        self._wake.set()
-        return ids
+        return arrivals
 
     def label(self, labels: Sequence[Any]) -> list[int]:
         """Give samples their labels; return the ids that no sample waits under.
@@ -203,7 +220,8 @@ class Service:
         """
         pairs = []
         for place, label in enumerate(labels):
-            if not isinstance(label, dict) or label.keys() != {"id", "y"} or type(label["id"]) is not int:
+            known = isinstance(label, dict) and label.keys() == {"id", "y"} and type(label["id"]) is int
+            if not known or not 0 <= label["id"] < 2**63:
                 raise DataError(f"label {place}: expected an object with id, a whole number, and y; change it")
             pairs.append((label["id"], self._label(place, label["y"])))
         unknown = self.store.label(pairs)
@@ -243,7 +261,7 @@ class Service:
     def _values(self, place: int, x: Any) -> array:
         try:
             values = array("f", _flat(x))
-        except (TypeError, OverflowError) as error:
+        except (TypeError, OverflowError, RecursionError) as error:
             raise DataError(f"sample {place}: {error}; expected numbers, nested as you like; change it") from error
         if len(values) != self.elements or not all(-FLOAT32_MAX <= value <= FLOAT32_MAX for value in values):
             raise DataError(
@@ -266,6 +284,14 @@ class Service:
 def _rows(values: array, count: int) -> list[array]:
     columns = len(values) // count
     return [values[first : first + columns] for first in range(0, len(values), columns)]
+
+
+def _is_text(value: Any) -> bool:
+    """Return whether a value is a text that UTF-8 can hold; JSON can name halves of characters."""
+    try:
+        return isinstance(value, str) and bool(value.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def _flat(x: Any) -> Iterator[float]:

@@ -18,6 +18,7 @@ from edgerev.units import parse_bytes
 from edgerev.value import Value
 
 Check = Callable[[str, Any], Any]  # takes a path and a value, returns what is kept; raises ConfigError
+_TOPIC = r"[^/+#\0]([^+#\0]*[^/+#\0])?"  # of MQTT, without wildcards
 LOCAL = ("unix", "127.0.0.1", "localhost", "[::1]")
 
 
@@ -209,6 +210,76 @@ class LimitsTable(Table):
     }  # fmt: skip
 
 
+class MqttTable(Table):
+    """Table ``[serve.mqtt]``: a broker from which samples come.
+
+    Parameters
+    ----------
+    host, port : of the broker; port 0 is 1883, or 8883 with TLS
+    topic : what all topics begin with
+    client_id : under which the broker keeps what was not acknowledged; "" is one made of the machine and the topic
+    username, password_file : for the broker; the file must be its owner's alone
+    tls : whether the connection is encrypted
+    ca_file : certificates that may vouch for the broker; "" is those of the system
+    cert_file, key_file : of this client, where the broker asks for them
+    keepalive : seconds after which a silent connection is probed
+    discovery : prefix of topics by which Home Assistant finds the daemon; "" to be found by none
+    name : of this device, for people
+    """
+
+    host: str
+    port: int = 0
+    topic: str = "edgerev"
+    client_id: str = ""
+    username: str = ""
+    password_file: str = ""
+    tls: bool = False
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    keepalive: int = 60
+    discovery: str = "homeassistant"
+    name: str = "edgerev"
+
+    checks = {  # noqa: RUF012
+        "host": _text("127.0.0.1", "[^\\s/]+"), "port": _count(0, 65_535), "topic": _text("edgerev", _TOPIC),
+        "client_id": _text("edgerev-kitchen", "[A-Za-z0-9_-]{0,64}"), "username": _text("edgerev"),
+        "password_file": _text("mqtt.password"), "tls": _switch, "ca_file": _text("ca.pem"),
+        "cert_file": _text("client.pem"), "key_file": _text("client.key"), "keepalive": _count(5, 65_535),
+        "discovery": _text("homeassistant", "|" + _TOPIC), "name": _text("edgerev", ".+"),
+    }  # fmt: skip
+
+    def across(self) -> list[str]:
+        problems = []
+        if not self.tls and (self.ca_file or self.cert_file or self.key_file):
+            problems.append("tls false: expected true beside ca_file, cert_file or key_file; change it, or drop these")
+        if bool(self.cert_file) != bool(self.key_file):
+            problems.append("cert_file or key_file is missing: expected both or none; add it")
+        return problems
+
+
+class FolderTable(Table):
+    """Table ``[serve.folder]``: a folder whose files are taken in.
+
+    Parameters
+    ----------
+    path : the folder
+    seconds : between two looks at it
+    label : column of a CSV file that holds labels
+    taken : what becomes of a file that was taken in: "move" to done/ in the folder, or "delete"
+    """
+
+    path: str
+    seconds: float = 5.0
+    label: str = "label"
+    taken: str = "move"
+
+    checks = {  # noqa: RUF012
+        "path": _text("inbox", "(?s).+"), "seconds": _number(0.01, 86_400), "label": _text("label", ".+"),
+        "taken": _one_of("move", "delete"),
+    }  # fmt: skip
+
+
 class ServeSettings(Table):
     """How the daemon runs: table ``[serve]``.
 
@@ -223,6 +294,7 @@ class ServeSettings(Table):
     label_seconds : after which a sample without label is deleted
     request_bytes : most bytes of a request
     training, guard, limits : see `TrainingTable`, `GuardTable`, `LimitsTable`
+    mqtt, folder : see `MqttTable`, `FolderTable`; None is without
     """
 
     model: str
@@ -236,12 +308,15 @@ class ServeSettings(Table):
     training: TrainingTable = TrainingTable()
     guard: GuardTable = GuardTable()
     limits: LimitsTable = LimitsTable()
+    mqtt: MqttTable | None = None
+    folder: FolderTable | None = None
 
     checks = {  # noqa: RUF012
         "model": _text("model.edgerev", "(?s).+"), "store": _text("edgerev.db", "(?s).+"),
         "listen": _text("127.0.0.1:8350"), "token_file": _text("edgerev.token"), "threads": _count(1, 16),
         "most_samples": _count(1), "label_seconds": _count(1), "request_bytes": _count(1),
         "training": _table(TrainingTable), "guard": _table(GuardTable), "limits": _table(LimitsTable),
+        "mqtt": _table(MqttTable), "folder": _table(FolderTable),
     }  # fmt: skip
 
     @property

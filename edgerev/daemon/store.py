@@ -19,22 +19,21 @@ from __future__ import annotations
 import os
 import sqlite3
 import threading
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from time import monotonic
 from typing import TYPE_CHECKING
 
 from edgerev.daemon.database import SALVAGED, Database, Writes, hold, make
 from edgerev.daemon.generations import Generations
-from edgerev.daemon.schema import SCHEMA, TABLES, Arrival, Sample
-from edgerev.errors import DamagedError, DataError, QueueFullError, StoreError, UsageError
+from edgerev.daemon.schema import SCHEMA, TABLES, Arrival, Sample, check_key, check_sizes
+from edgerev.errors import DamagedError, QueueFullError, StoreError, UsageError
 from edgerev.numbers import INT32_MAX, whole
 
 if TYPE_CHECKING:
     from edgerev.daemon.salvage import Salvaged
 
 KEYS_KEPT = 100_000  # newest names of samples that are known as duplicates
-KEY_BYTES = 200
 GENERATIONS_KEPT = 2
 REMEMBER_SECONDS = 600  # between two times that the age of waiting samples is written, if nothing else is
 
@@ -42,8 +41,8 @@ REMEMBER_SECONDS = 600  # between two times that the age of waiting samples is w
 class _Request:
     """Samples of one call, and what became of them."""
 
-    def __init__(self, arrivals: Sequence[Arrival]) -> None:
-        self.arrivals = arrivals
+    def __init__(self, arrivals: Sequence[Arrival], notes: Mapping[str, str]) -> None:
+        self.arrivals, self.notes = arrivals, notes
         self.ids: list[int] | None = None
         self.error: BaseException | None = None
         self.woken = threading.Event()  # when it is done, or is to commit
@@ -148,10 +147,14 @@ class Store(Generations):
 
     # -- samples in -------------------------------------------------------------------------------------------
 
-    def put(self, arrivals: Sequence[Arrival]) -> list[int]:
+    def put(self, arrivals: Sequence[Arrival], notes: Mapping[str, str] | None = None) -> list[int]:
         """Take samples in, all or none, and return their ids once they are on the disk.
 
         A sample whose key is known already has the id of the first one, and is not taken in again.
+
+        Parameters
+        ----------
+        notes : by name, written if the samples are: how far the sender's file or session came; "" deletes one
 
         Raises
         ------
@@ -163,9 +166,9 @@ class Store(Generations):
             The file cannot be written.
         """
         for arrival in arrivals:
-            self._check_sizes(arrival.x, arrival.y)
-            _check_key(arrival.key)
-        request = _Request(arrivals)
+            check_sizes(self._sizes, arrival.x, arrival.y)
+            check_key(arrival.key)
+        request = _Request(arrivals, notes or {})
         with self._arriving:
             self._requests.append(request)
             waits, self._committing = self._committing, True
@@ -177,11 +180,6 @@ class Store(Generations):
             raise request.error
         assert request.ids is not None
         return request.ids
-
-    def _check_sizes(self, x: bytes | None, y: bytes | None) -> None:
-        for name, value, size in (("sample", x, self._sizes[0]), ("target", y, self._sizes[1])):
-            if value is not None and len(value) != size:
-                raise DataError(f"a {name} of {len(value)} bytes; expected {size}, as the model takes it; convert it")
 
     def _commit_arrivals(self) -> None:
         """Commit all that has arrived meanwhile, and let one of those that arrive until that is done commit next."""
@@ -209,6 +207,9 @@ class Store(Generations):
                     )
                 else:
                     taken.append((request, [self._insert(arrival) for arrival in request.arrivals]))
+                    for note in request.notes.items():
+                        self._db.execute("INSERT OR REPLACE INTO notes(name, value) VALUES (?, ?)", *note)
+            self._db.execute("DELETE FROM notes WHERE value = ''")
             newest = self._db.one("SELECT coalesce(max(id), 0) FROM keys")
             self._db.execute("DELETE FROM keys WHERE id <= ?", newest - KEYS_KEPT)
         for request, ids in taken:
@@ -231,6 +232,12 @@ class Store(Generations):
             self._db.execute("INSERT INTO ready VALUES (?, ?, ?, ?, 1)", *row)
         return self._id
 
+    def notes(self, prefix: str) -> dict[str, str]:
+        """Return the notes whose names begin with a prefix."""
+        with self._lock, self._db.telling("read"):
+            query = "SELECT name, value FROM notes WHERE substr(name, 1, ?) = ?"
+            return dict(self._db.execute(query, len(prefix), prefix))
+
     def label(self, labels: Iterable[tuple[int, bytes]], known: bool = True) -> list[int]:
         """Give waiting samples their targets, by id; return the ids that no sample waits under.
 
@@ -247,7 +254,7 @@ class Store(Generations):
         """
         pairs = list(labels)
         for _, y in pairs:
-            self._check_sizes(None, y)
+            check_sizes(self._sizes, None, y)
         with self._changing():
             return [number for number, y in pairs if not self._move(number, y, known)]
 
@@ -345,8 +352,6 @@ class Store(Generations):
             self._db.tidy()
             return number
 
-    # -- the file ---------------------------------------------------------------------------------------------
-
     def __len__(self) -> int:
         """Samples that wait, with and without label."""
         return self._count
@@ -393,12 +398,3 @@ class Store(Generations):
         self._seconds = now
         for name, value in (("newest_id", self._id), ("seconds", self._seconds)):
             self._db.execute("INSERT OR REPLACE INTO facts VALUES (?, ?)", name, value)
-
-
-def _check_key(key: str | None) -> None:
-    try:
-        size = len((key or "").encode())
-    except UnicodeEncodeError as error:
-        raise DataError(f"key {key!r} is no text ({error}); expected one of whole characters; change it") from error
-    if size > KEY_BYTES:
-        raise DataError(f"a key of {size} bytes in UTF-8; expected at most {KEY_BYTES}; send a shorter one")
