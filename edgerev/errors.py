@@ -74,3 +74,7 @@ class StoreError(EdgerevError):
 
 class QueueFullError(EdgerevError):
     """As many samples wait as may; nothing was taken in."""
+
+
+class DaemonError(EdgerevError):
+    """A running daemon cannot be reached, or refuses what it is asked for."""

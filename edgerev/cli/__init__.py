@@ -32,6 +32,7 @@ VERBS = {
     "export": "write a model for another runtime: as an ONNX graph",
     "import": "bring weights that another runtime trained back into a checkpoint",
     "serve": "take samples and labels over HTTP, answer, and go on training",
+    "ctl": "ask a running daemon for its status, or tell it what to do",
     "demo": "train continually on handwritten digits and report",
 }
 

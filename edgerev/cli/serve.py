@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import signal
-import sys
 
 from edgerev.errors import UsageError
 
@@ -14,28 +12,26 @@ HELP = "take samples and labels over HTTP, answer, and go on training"
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
     """Add the options of this verb."""
     parser.add_argument("--config", required=True, metavar="FILE", help="TOML file with a table [serve]")
+    parser.add_argument("--print-unit", action="store_true", help="print a systemd unit for it, and do nothing else")
 
 
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
-    try:
-        from waitress.server import create_server
-    except ImportError as error:
-        raise UsageError(f"serving needs waitress ({error}); install it: pip install 'edgerev[serve]'") from error
-    from edgerev.daemon.http import Application
-    from edgerev.daemon.service import Service
     from edgerev.daemon.settings import load_settings
 
     settings = load_settings(args.config)
-    service = Service(settings)
-    kind, _, place = settings.listen.partition(":")
-    where = {"unix_socket": place, "unix_socket_perms": "600"} if kind == "unix" else {"listen": settings.listen}
-    server = create_server(Application(service), max_request_body_size=settings.request_bytes, ident="edgerev", **where)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends run(), which lets requests at hand finish
-    service.start()
-    print(f"edgerev: serving {settings.model} on {settings.listen}", file=sys.stderr, flush=True)
+    if args.print_unit:
+        from edgerev.deploy.systemd import daemon_unit
+
+        print(daemon_unit(args.config, settings), end="")
+        return 0
     try:
-        server.run()
-    finally:
-        service.stop()
+        import waitress.server  # noqa: F401  # asked before anything is begun
+    except ImportError as error:
+        raise UsageError(f"serving needs waitress ({error}); install it: pip install 'edgerev[serve]'") from error
+    from edgerev.daemon import log
+    from edgerev.daemon.process import serve
+
+    log.set_up()
+    serve(args.config, settings)
     return 0

@@ -13,7 +13,8 @@ from typing import Any
 from edgerev.daemon.adaptation import Adaptation
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
-from edgerev.daemon.settings import ServeSettings
+from edgerev.daemon.sensors import resident
+from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
 from edgerev.errors import DataError, EdgerevError, UsageError
@@ -40,12 +41,15 @@ class Service:
         self.settings, self.learner = settings, learner
         self.elements = math.prod(learner.sample_shape)
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
-        self.events, self.gate = Events(), Gate(settings)
-        self.turn, self.problem = Turn(), ""
+        self.events, self.turn, self.problem = Events(), Turn(), ""
         self.adaptation = Adaptation(learner, self.store, settings.training.generation_samples, self.turn)
+        self.gate = Gate(
+            settings, learner.recipe.batch, lambda: self.store.labelled(self.adaptation.after), self.events.tell
+        )
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
+        self._busy_since = 0.0  # when the step at hand began; 0 between two
         self._thread = threading.Thread(target=self._train, name="training")
 
     def start(self) -> None:
@@ -68,18 +72,30 @@ class Service:
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
                 self.store.expire(int(time.time()) - self.settings.label_seconds)
-                while not self._stopping.is_set() and not self.gate.reason() and self._step():
+                while not self._stopping.is_set() and not self.gate.reason() and not self.gate.rest() and self._step():
                     pass
             except EdgerevError as error:
                 self.problem = str(error)
                 self.events.tell("stopped", logging.ERROR, message=self.problem)
                 return
-            self._wake.wait(LOOK_SECONDS)
+            self._wake.wait(min(LOOK_SECONDS, self.gate.rest() or LOOK_SECONDS))
 
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
-        with self._working:
-            return self.adaptation.step() is not None
+        self._busy_since, before = time.monotonic(), time.thread_time()
+        try:
+            with self._working:
+                return self.adaptation.step() is not None
+        finally:
+            self._busy_since = 0.0
+            self.gate.worked(self.settings.threads * (time.thread_time() - before))
+
+    def training_seconds(self) -> float:
+        """Return how long the step at hand takes already; 0 between two, infinity if the thread has died."""
+        since = self._busy_since
+        if self._thread.ident and not self._thread.is_alive() and not self.problem and not self._stopping.is_set():
+            return math.inf
+        return time.monotonic() - since if since else 0.0
 
     # -- controls ---------------------------------------------------------------------------------------------
 
@@ -94,16 +110,24 @@ class Service:
         self.events.tell("resumed")
         self._wake.set()
 
+    def configure(self, settings: ServeSettings) -> list[str]:
+        """Take over what can change while it runs; return the keys of what changed and cannot."""
+        self.settings, left = merge(self.settings, settings)
+        self.gate.settings, self.store.most_samples = self.settings, self.settings.most_samples
+        self.adaptation.generation_samples = self.settings.training.generation_samples
+        self._wake.set()
+        return left
+
     def save(self) -> None:
         """Write a generation, unless the newest one is of now."""
         with self._working:
             if self.adaptation.after != self.adaptation.saved:
                 self.adaptation.save()
 
-    def export(self, path: str) -> None:
-        """Write the model as it is now to a checkpoint."""
+    def export_into(self, fd: int) -> None:
+        """Write the model as it is now to an empty file, as a checkpoint."""
         with self._working, self.turn:
-            self.learner.save(path)
+            self.learner.save_into(fd)
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -155,6 +179,7 @@ class Service:
             joined.extend(self._values(place, sample))
         if not samples:
             return []
+        self.gate.predicted()
         with self.turn:
             found = self.learner.predict_proba_many(memoryview(joined))
         columns = len(found) // len(samples)
@@ -167,8 +192,13 @@ class Service:
             "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved, "commits": self.store.commits,
             "arena_bytes": self.learner.plan.arena_bytes, "problem": self.problem,
-            "problems": self.adaptation.problems,
+            "problems": self.adaptation.problems, "waits_for": self.gate.waits_for, **resident()._asdict(),
         }  # fmt: skip
+
+    def summary(self) -> str:
+        """Return what the daemon is doing, in a line."""
+        training = self.problem or self.gate.waits_for
+        return f"{self.learner.steps} steps, {len(self.store)} samples wait{f'; training waits: {training}' * bool(training)}"
 
     # -- values -----------------------------------------------------------------------------------------------
 

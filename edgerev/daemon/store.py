@@ -229,6 +229,11 @@ class Store:
             )
             return [Sample(*row) for row in rows]
 
+    def labelled(self, after: int) -> int:
+        """Return how many labelled samples there are after a number."""
+        with self._lock, self._telling("read"):
+            return max(0, self._one("SELECT coalesce(max(number), 0) FROM ready") - after)
+
     def advance(self, trained: int, parts: Iterable[bytes | memoryview]) -> int:
         """Write a generation of the model and delete the samples up to number `trained`; return its own number.
 

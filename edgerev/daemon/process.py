@@ -1,0 +1,231 @@
+"""The daemon as a process: signals, the watchdog, and the order in which it starts and stops."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import socket
+import stat
+import time
+from collections import deque
+from typing import Any
+
+from edgerev.daemon.memory import check_memory, one_heap
+from edgerev.daemon.notify import notify, reloading, watchdog_seconds
+from edgerev.daemon.service import Service
+from edgerev.daemon.settings import ServeSettings, load_settings
+from edgerev.errors import ConfigError, StoreError, UsageError
+from edgerev.files import open_exclusive
+
+STATUS_SECONDS = 15.0
+LONGEST_STEP_SECONDS = 120.0  # a step, or writing a generation, that takes longer hangs
+_ENDS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Heart:
+    """Member of waitress's loop: answers signals in it, and tells systemd that loop, doors and training go on.
+
+    Parameters
+    ----------
+    service : that trains
+    config : the configuration's file, read again at SIGHUP
+    """
+
+    def __init__(self, service: Service, config: str) -> None:
+        self._service, self._config = service, config
+        self._waiting: deque[Any] = deque()  # requests that no thread took up yet
+        self._first: Any = None  # the one that waited longest, since `_first_seen`
+        self._first_seen = 0.0
+        self._strike = watchdog_seconds()
+        self._seconds = min(self._strike / 2 or STATUS_SECONDS, STATUS_SECONDS)
+        self._told = 0.0
+        self._ear, self._mouth = socket.socketpair()
+        self._mouth.setblocking(False)
+
+    def join(self, loop: dict[int, Any], waiting: deque[Any]) -> None:
+        """Take signals from here on, in a loop of waitress."""
+        self._waiting = waiting
+        loop[self._ear.fileno()] = self
+        for number in (*_ENDS, signal.SIGHUP):
+            signal.signal(number, _leave_to_the_loop)
+        signal.set_wakeup_fd(self._mouth.fileno(), warn_on_full_buffer=False)
+
+    def readable(self) -> bool:
+        """Be asked in each round of the loop, at least once a second."""
+        now = time.monotonic()
+        if now - self._told >= self._seconds:
+            self._told = now
+            problem = self._hangs(now)
+            alive = [] if problem or not self._strike else ["WATCHDOG=1"]
+            notify(f"STATUS={problem or self._service.summary()}", *alive)
+        return True
+
+    def _hangs(self, now: float) -> str:
+        """Return what does not go on, or ""."""
+        if self._service.training_seconds() > LONGEST_STEP_SECONDS:
+            return f"training hangs, in a step for more than {LONGEST_STEP_SECONDS:g} s"
+        first = self._waiting[0] if self._waiting else None
+        if first is not self._first or first is None:
+            self._first, self._first_seen = first, now
+        return "requests hang: all threads are at others" if now - self._first_seen > self._strike else ""
+
+    def handle_read_event(self) -> None:
+        """Do what a signal asks for."""
+        for number in self._ear.recv(16):
+            if number == signal.SIGHUP:
+                self._reload()
+            elif number in _ENDS:
+                for end in _ENDS:  # a second one ends at once, which is as safe as a power cut
+                    signal.signal(end, signal.SIG_DFL)
+                notify("STOPPING=1", "STATUS=finishing the step, saving")
+                self._service.events.tell("stopping", message=f"{signal.Signals(number).name} asks for the end")
+                self._service.events.close()  # doors that wait for events go
+                raise SystemExit(0)
+
+    def _reload(self) -> None:
+        reloading()
+        tell = self._service.events.tell
+        try:
+            left = self._service.configure(load_settings(self._config))
+        except ConfigError as error:
+            tell("not reloaded", logging.WARNING, message=f"the configuration stays as it was: {error}")
+        else:
+            after = f"; {', '.join(left)} from the next start on" if left else ""
+            tell("reloaded", message=f"{self._config} was read again{after}", left=left)
+        notify("READY=1")
+
+    def writable(self) -> bool:
+        """Have nothing to write."""
+        return False
+
+    def handle_expt_event(self) -> None:
+        """Have nothing urgent."""
+
+    def handle_error(self) -> None:
+        """Let the loop go on after what was not foreseen."""
+        logging.getLogger("edgerev.daemon").exception("signal failed")
+
+    def close(self) -> None:
+        """Take no more signals."""
+        signal.set_wakeup_fd(-1)
+        self._ear.close()
+        self._mouth.close()
+
+
+def _leave_to_the_loop(number: int, frame: Any) -> None:
+    """Do nothing: the number of the signal wakes the loop."""
+
+
+def lock_store(path: str) -> int:
+    """Keep other daemons from a store, until the process ends; return the descriptor that does.
+
+    Raises
+    ------
+    StoreError
+        Another daemon has it, or the folder cannot be written.
+    """
+    try:
+        return open_exclusive(f"{path}.lock", wait=False)
+    except BlockingIOError as error:
+        raise StoreError(
+            f"{path} is in use by another daemon; expected one alone; stop that, or name another store"
+        ) from error
+    except OSError as error:
+        raise StoreError(
+            f"{path}.lock cannot be written ({error.strerror}); expected a folder for the store; make it, or name another"
+        ) from error
+
+
+def clear_socket(path: str) -> None:
+    """Remove the socket that a killed daemon left behind.
+
+    Raises
+    ------
+    UsageError
+        Somebody listens there, or it is no socket.
+    """
+    try:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            raise UsageError(f"listen: {path} is there and is no socket; expected a new name; choose another one")
+    except FileNotFoundError:
+        return
+    with socket.socket(socket.AF_UNIX) as asking:
+        asking.settimeout(5)
+        try:
+            asking.connect(path)
+        except ConnectionRefusedError:
+            return os.unlink(path)
+        except OSError as error:
+            raise UsageError(f"listen: {path} is in use ({error}); expected a new name; choose another one") from error
+    raise UsageError(f"listen: another program listens on {path}; expected none; stop it, or choose another path")
+
+
+def make_server(application: Any, settings: ServeSettings, heart: Heart) -> Any:
+    """Return waitress's server, listening.
+
+    Raises
+    ------
+    UsageError
+        The address cannot be had.
+    """
+    from waitress.server import create_server
+
+    kind, _, place = settings.listen.partition(":")
+    where: dict[str, Any] = {"listen": settings.listen}
+    if kind == "unix":
+        clear_socket(place)
+        where = {"unix_socket": place, "unix_socket_perms": "600"}
+    loop: dict[int, Any] = {}
+    try:
+        server = create_server(
+            application, loop, max_request_body_size=settings.request_bytes, ident="edgerev", **where
+        )
+    except (OSError, ValueError) as error:
+        raise UsageError(
+            f"listen {settings.listen!r}: {error}; expected an address of this machine that no other program has; "
+            "stop that one, or choose another address"
+        ) from error
+    heart.join(loop, server.task_dispatcher.queue)
+    return server
+
+
+def close_server(server: Any, settings: ServeSettings) -> None:
+    """Listen no more."""
+    server.close()
+    if settings.host == "unix":
+        os.unlink(settings.listen.removeprefix("unix:"))
+
+
+def serve(config: str, settings: ServeSettings) -> None:
+    """Run a daemon until a signal ends it.
+
+    Parameters
+    ----------
+    config : the file that holds the settings
+
+    Raises
+    ------
+    EdgerevError
+        It cannot start; nothing was changed, or it cannot save at its end.
+    """
+    from edgerev.daemon.http import Application
+
+    one_heap()
+    check_memory(settings)
+    lock = lock_store(settings.store)
+    service = Service(settings)
+    try:
+        heart = Heart(service, config)
+        server = make_server(Application(service), settings, heart)
+        service.start()
+        service.events.tell("serving", message=f"serving {settings.model} on {settings.listen}")
+        notify("READY=1", f"STATUS={service.summary()}")
+        try:
+            server.run()  # until the heart raises SystemExit; requests at hand are finished
+        finally:
+            close_server(server, settings)
+    finally:
+        service.stop()
+        os.close(lock)
+    service.events.tell("ended", message="the model is saved")
