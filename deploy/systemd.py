@@ -1,17 +1,23 @@
-"""The systemd unit that lets a device run a bundle's model from boot on."""
+"""The systemd unit that lets a device run edgerev from boot on."""
 
 from __future__ import annotations
 
+import os
 import shlex
+import sys
+from typing import TYPE_CHECKING
 
+from edgerev.deploy.device.root import MARKER
+from edgerev.deploy.device.service import INSTALL, SYSTEM_ONLY
 from edgerev.errors import UsageError
 
+if TYPE_CHECKING:
+    from edgerev.daemon.settings import ServeSettings
+
 MODEL = "@MODEL@"
-# How systemd learns that a verb's program is up, where it is not enough that it was started: "notify" for a daemon.
-_TYPES: dict[str, str] = {}
 
 # The installer fills in @ROOT@, @WANTED_BY@ and @MODEL@. Relative paths in the arguments start at the user's home
-# folder. Python ends with 143 where a handler turned SIGTERM into an exit.
+# folder, a daemon's at its state. Python ends with 143 where a handler turned SIGTERM into an exit.
 _TEXT = """\
 [Unit]
 Description=edgerev: {title}
@@ -19,9 +25,8 @@ StartLimitIntervalSec=300
 StartLimitBurst=5
 
 [Service]
-Type={type}
-ExecStart=@ROOT@/current/venv/bin/edgerev {words}
-WorkingDirectory=~
+{kind}
+ExecStart={program} {words}
 Restart=on-failure
 RestartSec=5
 SuccessExitStatus=143
@@ -32,17 +37,59 @@ RestrictRealtime=yes
 RestrictNamespaces=yes
 LockPersonality=yes
 SystemCallArchitectures=native
-UMask=0027
-
+{more}
 [Install]
 WantedBy=@WANTED_BY@
 """
+_PROGRAM = """\
+Type=exec
+WorkingDirectory=~"""
+_DAEMON = """\
+Type=notify
+NotifyAccess=main
+ExecReload=/bin/kill -HUP $MAINPID
+TimeoutStartSec=300
+TimeoutStopSec=120
+WatchdogSec=30
+StateDirectory=edgerev
+StateDirectoryMode=0700
+RuntimeDirectory=edgerev
+WorkingDirectory=%S/edgerev"""
+
+# MemoryDenyWriteExecute: calls through ctypes need no writable code, callbacks would. Learning pins its threads.
+_CONFINED = """\
+UMask=0077
+MemoryDenyWriteExecute=yes
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallFilter=sched_setaffinity
+SystemCallErrorNumber=EPERM
+RestrictAddressFamilies={families}
+{memory}{system_only}DynamicUser=yes
+ProtectSystem=strict
+ProtectHome=tmpfs
+{paths}PrivateTmp=yes
+PrivateDevices=yes
+PrivateIPC=yes
+PrivateMounts=yes
+PrivateUsers=yes
+DevicePolicy=closed
+ProtectKernelTunables=yes
+ProtectKernelModules=yes
+ProtectKernelLogs=yes
+ProtectControlGroups=yes
+ProtectClock=yes
+ProtectHostname=yes
+ProtectProc=invisible
+CapabilityBoundingSet=
+{network}"""
 
 
 def service(arguments: str) -> str:
     """Return the unit that runs edgerev with `arguments`, which are written as for a shell.
 
-    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle.
+    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle. A daemon reaches
+    this machine only, and takes what memory it wants: its configuration lies on the device, see `daemon_unit`.
 
     Raises
     ------
@@ -57,8 +104,61 @@ def service(arguments: str) -> str:
         raise UsageError(f"--run {arguments!r}: {error}; expected words as in a shell; close the quotes") from error
     if not words or words[0] not in VERBS or not arguments.isprintable():
         raise UsageError(f"--run {arguments!r}: expected a verb and its options, as 'train job.toml --data D -o FILE'")
-    kind = _TYPES.get(words[0], "exec")
-    return _TEXT.format(title=words[0], type=kind, words=" ".join(map(_quote, words)))
+    program = "@ROOT@/current/venv/bin/edgerev"
+    if words[0] == "serve":
+        return _text(words, program, _DAEMON, _confined(None, ["@ROOT@"]))
+    return _text(words, program, _PROGRAM, "UMask=0027\n")
+
+
+def daemon_unit(config: str, settings: ServeSettings) -> str:
+    """Return the unit of a daemon that runs from this installation: the system's for root, else the user's.
+
+    Parameters
+    ----------
+    config : its configuration
+    settings : what is in there; relative paths are taken from the daemon's state
+    """
+    config, prefix = os.path.abspath(config), _installation()
+    read = [prefix, *map(os.path.dirname, (config, os.path.join("/", settings.model)))]
+    paths = list(dict.fromkeys(path for path in read if path.startswith(("/home/", "/root/", "/run/user/"))))
+    text = _text(["serve", "--config", config], f"{prefix}/bin/edgerev", _DAEMON, _confined(settings, paths))
+    if os.geteuid():
+        text = text.partition(SYSTEM_ONLY)[0] + INSTALL + text.partition(INSTALL)[2]
+    return text.replace("@WANTED_BY@", "default.target" if os.geteuid() else "multi-user.target")
+
+
+def _installation() -> str:
+    """Return the folder of this virtual environment; of a bundle's, by the name that stays for the next bundle."""
+    place, bundles = os.path.dirname(sys.prefix), os.path.dirname(os.path.dirname(sys.prefix))
+    root = os.path.dirname(bundles)
+    if os.path.basename(bundles) == "bundles" and os.path.exists(os.path.join(root, MARKER)):
+        return os.path.join(root, "current", os.path.relpath(sys.prefix, place))
+    return sys.prefix
+
+
+def _text(words: list[str], program: str, kind: str, more: str) -> str:
+    return _TEXT.format(title=words[0], program=program, kind=kind, words=" ".join(map(_quote, words)), more=more)
+
+
+def _confined(settings: ServeSettings | None, paths: list[str]) -> str:
+    """Return what confines a daemon: `paths` are those in homes that it reads; without settings, defaults."""
+    memory = settings.limits.memory if settings else 0
+    local = settings is None or _stays_here(settings)
+    unix = settings is not None and local and settings.host == "unix"
+    return _CONFINED.format(
+        families="AF_UNIX" if unix else "AF_UNIX AF_INET AF_INET6", system_only=SYSTEM_ONLY,
+        memory=f"MemoryMax={memory}\nMemorySwapMax=0\n" if memory else "",
+        paths="".join(f"BindReadOnlyPaths={path}\n" for path in paths),
+        network="PrivateNetwork=yes\nIPAddressDeny=any\n" if unix
+        else "IPAddressDeny=any\nIPAddressAllow=localhost\n" if local else "",
+    )  # fmt: skip
+
+
+def _stays_here(settings: ServeSettings) -> bool:
+    """Return whether a daemon speaks with this machine alone."""
+    from edgerev.daemon.settings import LOCAL
+
+    return settings.host in LOCAL
 
 
 def _quote(word: str) -> str:

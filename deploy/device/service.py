@@ -11,6 +11,7 @@ from .root import RefusedError, remove
 
 UNIT = "edgerev.service"
 STATE = Path("state") / "model.edgerev"
+SYSTEM_ONLY, INSTALL = "\n# for the whole system only\n", "\n[Install]\n"  # between them: what a user's manager refuses
 RUNNING = Path("/run/systemd/system")  # is there where systemd runs
 SYSTEM = Path("/etc/systemd/system")
 WATCH_SECONDS = 10.0
@@ -62,6 +63,8 @@ class Service:
         wanted = "multi-user.target" if self.system else "default.target"
         values = {"@ROOT@": str(self.root), "@WANTED_BY@": wanted, "@MODEL@": str(self.root / STATE)}
         text = template.read_text()
+        if not self.system and SYSTEM_ONLY in text:
+            text = text.partition(SYSTEM_ONLY)[0] + INSTALL + text.partition(INSTALL)[2]
         for name, value in values.items():
             text = text.replace(name, value)
         return text.encode()
