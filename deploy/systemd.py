@@ -118,22 +118,23 @@ def daemon_unit(config: str, settings: ServeSettings) -> str:
     config : its configuration
     settings : what is in there; relative paths are taken from the daemon's state
     """
-    config, prefix = os.path.abspath(config), _installation()
-    read = [prefix, *map(os.path.dirname, (config, os.path.join("/", settings.model)))]
-    paths = list(dict.fromkeys(path for path in read if path.startswith(("/home/", "/root/", "/run/user/"))))
+    config, (prefix, folder) = os.path.abspath(config), _installation()
+    read = [folder, *map(os.path.dirname, (config, os.path.join("/", settings.model)))]
+    homes = [path for path in read if path.startswith(("/home/", "/root/", "/run/user/"))]
+    paths = [path for path in dict.fromkeys(homes) if path == folder or not path.startswith(f"{folder}/")]
     text = _text(["serve", "--config", config], f"{prefix}/bin/edgerev", _DAEMON, _confined(settings, paths))
     if os.geteuid():
         text = text.partition(SYSTEM_ONLY)[0] + INSTALL + text.partition(INSTALL)[2]
     return text.replace("@WANTED_BY@", "default.target" if os.geteuid() else "multi-user.target")
 
 
-def _installation() -> str:
-    """Return the folder of this virtual environment; of a bundle's, by the name that stays for the next bundle."""
-    place, bundles = os.path.dirname(sys.prefix), os.path.dirname(os.path.dirname(sys.prefix))
-    root = os.path.dirname(bundles)
-    if os.path.basename(bundles) == "bundles" and os.path.exists(os.path.join(root, MARKER)):
-        return os.path.join(root, "current", os.path.relpath(sys.prefix, place))
-    return sys.prefix
+def _installation() -> tuple[str, str]:
+    """Return this virtual environment and the folder that it needs: of a bundle's, by the name of the current one."""
+    bundle = os.path.dirname(sys.prefix)
+    root = os.path.dirname(os.path.dirname(bundle))
+    if os.path.exists(os.path.join(root, MARKER)) and os.path.dirname(bundle) == os.path.join(root, "bundles"):
+        return os.path.join(root, "current", os.path.basename(sys.prefix)), root
+    return sys.prefix, sys.prefix
 
 
 def _text(words: list[str], program: str, kind: str, more: str) -> str:
