@@ -17,6 +17,7 @@ from edgerev.daemon.service import Service
 from edgerev.daemon.settings import ServeSettings, load_settings
 from edgerev.errors import ConfigError, StoreError, UsageError
 from edgerev.files import open_exclusive
+from edgerev.machine import release_freed
 
 STATUS_SECONDS = 15.0
 LONGEST_STEP_SECONDS = 120.0  # a step, or writing a generation, that takes longer hangs
@@ -161,31 +162,45 @@ def clear_socket(path: str) -> None:
     raise UsageError(f"listen: another program listens on {path}; expected none; stop it, or choose another path")
 
 
-def make_server(application: Any, settings: ServeSettings, heart: Heart) -> Any:
-    """Return waitress's server, listening.
+def listen(settings: ServeSettings) -> socket.socket:
+    """Return a socket that is bound to the daemon's address.
 
     Raises
     ------
     UsageError
         The address cannot be had.
     """
-    from waitress.server import create_server
-
-    kind, _, place = settings.listen.partition(":")
-    where: dict[str, Any] = {"listen": settings.listen}
-    if kind == "unix":
-        clear_socket(place)
-        where = {"unix_socket": place, "unix_socket_perms": "600"}
-    loop: dict[int, Any] = {}
+    host, _, port = settings.listen.rpartition(":")
+    path = settings.listen.removeprefix("unix:") if settings.host == "unix" else ""
+    host = host.strip("[]").replace("*", "0.0.0.0")
+    door = socket.socket(socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET)
     try:
-        server = create_server(
-            application, loop, max_request_body_size=settings.request_bytes, ident="edgerev", **where
-        )
-    except (OSError, ValueError) as error:
+        if path:
+            clear_socket(path)
+            door.bind(path)
+            os.chmod(path, 0o600)
+        else:
+            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            door.bind((host, int(port)))
+    except OSError as error:
+        door.close()
         raise UsageError(
             f"listen {settings.listen!r}: {error}; expected an address of this machine that no other program has; "
             "stop that one, or choose another address"
         ) from error
+    return door
+
+
+def make_server(application: Any, settings: ServeSettings, heart: Heart) -> Any:
+    """Return waitress's server, listening."""
+    from waitress.adjustments import Adjustments
+    from waitress.server import create_server
+
+    Adjustments.listen = []  # its default is not used here, but looked up, with tables of 0.5 MB
+    loop: dict[int, Any] = {}
+    server = create_server(
+        application, loop, sockets=[listen(settings)], max_request_body_size=settings.request_bytes, ident="edgerev"
+    )
     heart.join(loop, server.task_dispatcher.queue)
     return server
 
@@ -219,6 +234,7 @@ def serve(config: str, settings: ServeSettings) -> None:
         heart = Heart(service, config)
         server = make_server(Application(service), settings, heart)
         service.start()
+        release_freed()  # by planning
         service.events.tell("serving", message=f"serving {settings.model} on {settings.listen}")
         notify("READY=1", f"STATUS={service.summary()}")
         try:

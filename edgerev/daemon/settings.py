@@ -6,7 +6,6 @@ of a daemon that waits. All errors are told at once, each with its path.
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
@@ -109,7 +108,9 @@ def read_table(cls: type[Table], data: Any, path: str) -> Any:
         raise ConfigError(f"{path} {data!r}: expected a table; write [{path}]")
     problems = []
     for key in data.keys() - set(cls._fields):
-        close = difflib.get_close_matches(key, cls._fields, n=1)
+        from difflib import get_close_matches  # memory that a daemon without errors does without
+
+        close = get_close_matches(key, cls._fields, n=1)
         advice = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(cls._fields)}"
         problems.append(f"{path}.{key}: unknown key; {advice}")
     for name in cls._fields:
