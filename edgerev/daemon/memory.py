@@ -9,7 +9,7 @@ from edgerev.daemon.sensors import resident
 from edgerev.daemon.settings import ServeSettings
 from edgerev.errors import BudgetError
 
-WORKING_BYTES = 6 << 20  # that a daemon under load takes beside its arena and what it had when it was planned
+WORKING_BYTES = 10 << 20  # that a daemon under load takes beside its arena and what it had before: 9.8 MB with 8 clients
 _M_ARENA_MAX = -8  # of the GNU C library's malloc.h
 
 
