@@ -88,8 +88,8 @@ CapabilityBoundingSet=
 def service(arguments: str) -> str:
     """Return the unit that runs edgerev with `arguments`, which are written as for a shell.
 
-    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle. A daemon reaches
-    this machine only, and takes what memory it wants: its configuration lies on the device, see `daemon_unit`.
+    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle. A daemon
+    reaches this machine only, and takes what memory it wants: its configuration is not known, see `daemon_unit`.
 
     Raises
     ------

@@ -53,13 +53,19 @@ class Plan(NamedTuple):
         """Bytes of state, gradient of the state, stored activations and workspace."""
         return sum(self.regions[region][1] for region in ACTIVATIONS)
 
+    @property
+    def guard_bytes(self) -> int:
+        """Bytes of the last accepted model's parameters; 0 without a guard."""
+        return self.regions[Region.GUARD][1]
 
-def plan(program: Program, data_bytes: int = 0) -> Plan:
+
+def plan(program: Program, data_bytes: int = 0, guard: bool = False) -> Plan:
     """Return the plan of `program`.
 
     Parameters
     ----------
     data_bytes : bytes to set aside for samples on their way from disk
+    guard : whether to set aside a second place for the parameters, see `edgerev.accepted`
     """
     count = len(program.names)
     sizes = [_aligned(program.decode_tensor(number).nbytes) for number in range(count)]
@@ -75,6 +81,7 @@ def plan(program: Program, data_bytes: int = 0) -> Plan:
         if region not in SCOPED and number not in program.aliases:
             offsets[number] = extents[region]
             extents[region] += sizes[number]
+    extents[Region.GUARD] = extents[Region.PARAMETERS] if guard else 0
     regions, start = {}, 0
     for region in Region:
         regions[region] = (start, extents[region])

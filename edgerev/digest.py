@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from typing import Any
 
 
 def sha256(data: bytes | bytearray = b"") -> Any:
     """Return Python's own hash object, or that of `hashlib` where it is imported already."""
+    name = "hashlib" if "hashlib" in sys.modules else "_sha2" if sys.version_info >= (3, 12) else "_sha256"
     try:
-        if "hashlib" in sys.modules:
-            from hashlib import sha256 as new
-        elif sys.version_info >= (3, 12):
-            from _sha2 import sha256 as new
-        else:
-            from _sha256 import sha256 as new
+        return import_module(name).sha256(data)
     except ImportError:
-        from hashlib import sha256 as new
-    return new(data)
+        return import_module("hashlib").sha256(data)

@@ -37,6 +37,7 @@ class Learner(Persistent, Bijection, Remembering):
     threads : threads that compute together; results are the same bits for any number
     seed : seed of initial weights, dropout and augmentation
     data_bytes : bytes to set aside in the arena for samples on their way from disk
+    guard : whether to set aside bytes in the arena for the last accepted model, see `edgerev.accepted`
 
     Raises
     ------
@@ -51,14 +52,16 @@ class Learner(Persistent, Bijection, Remembering):
         rate_schedule: RateSchedule | None = None, clip: Clip | None = None, augment: Augment | None = None,
         consolidation: Consolidation | None = None, rates: tuple[float, ...] = (), atomic: bool = False,
         budget: int | str | None = None, schedule: str | Schedule | None = None,
-        threads: int = 1, seed: int = 0, data_bytes: int = 0,
+        threads: int = 1, seed: int = 0, data_bytes: int = 0, guard: bool = False,
     ) -> None:
         defaults = Recipe()
         recipe = Recipe(
             batch, optimizer or defaults.optimizer, rate_schedule or defaults.rate_schedule, clip,
             loss or defaults.loss, augment or defaults.augment, consolidation, rates, atomic,
         )
-        self._set_up(net, recipe, seed, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
+        self._set_up(
+            net, recipe, seed, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes, guard=guard
+        )
 
     def _set_up(self, net: Net, recipe: Recipe, seed: int, *, threads: int, **options: Any) -> None:
         whole("seed", seed, 0, 2**63 - 1)

@@ -123,7 +123,7 @@ class Persistent:
     @classmethod
     def load(
         cls, path: str, *, budget: int | str | None = None, schedule: str | Schedule | None = None, threads: int = 1,
-        data_bytes: int = 0,
+        data_bytes: int = 0, guard: bool = False,
     ) -> Self:
         """Return the learner that a checkpoint holds, ready to go on; budget and schedule as in training if not given.
 
@@ -135,19 +135,23 @@ class Persistent:
         from edgerev.checkpoint_reader import verified
 
         with verified(path) as whole:
-            return cls.from_checkpoint(whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes)
+            return cls.from_checkpoint(
+                whole, budget=budget, schedule=schedule, threads=threads, data_bytes=data_bytes, guard=guard
+            )
 
     @classmethod
     def from_checkpoint(
         cls, whole: Whole, *, budget: int | str | None = None,
-        schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0,
+        schedule: str | Schedule | None = None, threads: int = 1, data_bytes: int = 0, guard: bool = False,
     ) -> Self:
         """Return the learner that a checkpoint that is open holds; see `load`."""
         from edgerev.contents import contents
 
         found, learner = contents(whole), cls.__new__(cls)
         given = found.memory if budget is None and schedule is None else MemoryRequest(budget, schedule)
-        learner._set_up(found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes)
+        learner._set_up(
+            found.net, found.recipe, 0, **given._asdict(), threads=threads, data_bytes=data_bytes, guard=guard
+        )
         learner._take(whole, found)
         return learner
 

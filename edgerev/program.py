@@ -38,6 +38,7 @@ class Region(str, Enum):
     WORKSPACE = "workspace"
     IO = "io"
     DATA = "data"
+    GUARD = "guard"
 
 
 # Tensors of these regions live only from their first to their last use, so the planner lets them share bytes.

@@ -34,7 +34,7 @@ class Choice(NamedTuple):
 
 def choose(
     net: Net, recipe: Recipe, *, budget: int | str | None = None, schedule: str | Schedule | None = None,
-    data_bytes: int = 0, threads: int = 1,
+    data_bytes: int = 0, threads: int = 1, guard: bool = False,
 ) -> Choice:
     """Return the fastest schedule that fits.
 
@@ -44,6 +44,7 @@ def choose(
     schedule : "reversible" (also when left out), "stored", or a `Schedule`; only without a budget
     data_bytes : bytes set aside for samples on their way from disk
     threads : most threads that will run it
+    guard : whether the last accepted model's parameters have a place as well
 
     Raises
     ------
@@ -68,13 +69,13 @@ def choose(
     budget = parse_bytes(budget) if isinstance(budget, str) else budget
     if budget is not None:
         whole("budget", budget, 1, sys.maxsize)
-    search = _Search(net, recipe, data_bytes, threads)
+    search = _Search(net, recipe, data_bytes, threads, guard)
     if budget is not None:
         schedule = search.fastest(budget)
     elif isinstance(schedule, str):
         schedule = search.usual(recipe.batch).replace(stored=net.depth if schedule == "stored" else 0)
     program = lower(net, recipe, schedule)
-    return Choice(schedule, program, plan(program, data_bytes))
+    return Choice(schedule, program, plan(program, data_bytes, guard))
 
 
 class _Sized(NamedTuple):
@@ -85,12 +86,13 @@ class _Sized(NamedTuple):
 
 
 class _Search:
-    def __init__(self, net: Net, recipe: Recipe, data_bytes: int, threads: int) -> None:
-        self.net, self.recipe, self.data_bytes, self.threads = net, recipe, data_bytes, threads
+    def __init__(self, net: Net, recipe: Recipe, data_bytes: int, threads: int, guard: bool) -> None:
+        self.net, self.recipe, self.threads = net, recipe, threads
+        self.aside = data_bytes, guard
 
     def attempt(self, schedule: Schedule, net: Net | None = None) -> _Sized:
         program = lower(net or self.net, self.recipe, schedule)
-        return _Sized(schedule, plan(program, self.data_bytes).arena_bytes)
+        return _Sized(schedule, plan(program, *self.aside).arena_bytes)
 
     def usual(self, micro_batch: int) -> Schedule:
         """Return the reversible schedule whose chunks are as large as a cache likes."""

@@ -39,22 +39,22 @@ def told(systemd, beginning):
     raise AssertionError(beginning)
 
 
-def event(daemon, kind):
+def event(running, kind):
     """Return the next event of a kind that the daemon logs."""
-    for text in daemon.process.stderr:
+    for text in running.process.stderr:
         line = json.loads(text)
         if line["event"] == kind:
             return line
     raise AssertionError(kind)
 
 
-def change(daemon, old, new):
+def change(running, old, new):
     """Write `new` for `old` in the configuration, and let the daemon read it."""
-    config = daemon.folder / "edgerev.toml"
+    config = running.folder / "edgerev.toml"
     text = config.read_text()
     assert old in text
     config.write_text(text.replace(old, new))
-    daemon.process.send_signal(signal.SIGHUP)
+    running.process.send_signal(signal.SIGHUP)
 
 
 # -- systemd ------------------------------------------------------------------------------------------------------
@@ -114,7 +114,7 @@ def test_reloading(daemon):  # noqa: F811
     daemon.ask("POST", "/v1/samples", {"samples": samples(1)})
     assert daemon.until(lambda status: status["steps"] == 12)["saved"] == 0
     text = "every_samples = 100"
-    change(daemon, "[serve.training]", f"threads = 2\n[serve.limits]\nmemory = '1G'\nceslius = 3\n[serve.training]")
+    change(daemon, "[serve.training]", "threads = 2\n[serve.limits]\nmemory = '1G'\nceslius = 3\n[serve.training]")
     line = event(daemon, "not reloaded")
     assert line["level"] == "warning"
     assert "did you mean 'celsius'" in line["message"]
@@ -184,7 +184,8 @@ def test_what_another_daemon_has(daemon):  # noqa: F811
     assert "another program listens on" in refused(folder, listen=f"unix:{daemon.socket}")
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
-        assert "expected an address of this machine that no other program has" in refused(folder, listen=f"127.0.0.1:{port}")
+        message = refused(folder, listen=f"127.0.0.1:{port}")
+    assert "expected an address of this machine that no other program has" in message
     assert daemon.ask("GET", "/v1/status")[0] == 200
 
 

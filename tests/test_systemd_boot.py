@@ -1,10 +1,9 @@
-"""A real systemd in a container: a bundle's daemon is installed, confined, reloaded, hung, started again and stopped."""
+"""A real systemd in a container: a bundle's daemon is installed, confined, reloaded, hung, restarted and stopped."""
 
 import json
 import os
 import shutil
 import subprocess
-
 
 import pytest
 from test_serve import folder, samples  # noqa: F401
@@ -82,8 +81,9 @@ def test_a_bundles_daemon_under_systemd(container, folder, tmp_path):  # noqa: F
     python = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
     words = ["build", str(folder / "model.edgerev"), "--target", host_target().name, "-o", str(test / "bundle")]
     assert main([*words, "--python", python, "--run", "serve --config /etc/edgerev.toml"]) == 0
-    files = {"edgerev.toml": CONFIG, "send.py": SEND, "run.sh": RUN, "samples.json": json.dumps({"samples": samples(128)})}
-    for name, text in {**files, **UNITS}.items():
+    body = json.dumps({"samples": samples(128)})
+    files = {"edgerev.toml": CONFIG, "send.py": SEND, "run.sh": RUN, "samples.json": body, **UNITS}
+    for name, text in files.items():
         (test / name).write_text(text)
     binds = [f"--bind-ro={test / name}:/etc/systemd/system/{name}" for name in UNITS]
     command = [*NSPAWN, "--boot", f"--bind={test}:/test", *binds, "--", "--unit=test.target"]

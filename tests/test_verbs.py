@@ -365,7 +365,11 @@ def test_one_generation_is_used_from_start_to_end(cli, work, model, monkeypatch)
 
 def test_plan(cli, work):
     figures = of(cli("plan", "--preset", "mlp4", "--json"))
-    assert {"arena_bytes", "activation_bytes", "regions", "schedule", "parameters", "instructions"} == figures.keys()
+    keys = {"arena_bytes", "activation_bytes", "guard_bytes", "regions", "schedule", "parameters", "instructions"}
+    assert keys == figures.keys()
+    guarded = of(cli("plan", "--preset", "mlp4", "--guard", "--json"))
+    assert guarded["guard_bytes"] == figures["regions"]["parameters"] == guarded["regions"]["guard"]
+    assert guarded["arena_bytes"] == figures["arena_bytes"] + guarded["guard_bytes"]
     text = cli("plan", "--preset", "mlp4").out
     assert f"{figures['arena_bytes']:,d} B for {figures['parameters']:,d} parameters, batch 16" in text
     listing = cli("plan", "--preset", "mlp4", "--listing").out

@@ -64,7 +64,7 @@ def gas_stream(folder: str, *, five: bool = False) -> Stream:
     return Stream(x, y, parts, [int(batch[part[0]]) for part in parts])
 
 
-def plain_learner(inputs: int, *, mapped: bool = False, seed: int = 0) -> Learner:
+def plain_learner(inputs: int, *, mapped: bool = False, seed: int = 0, batch: int = 64) -> Learner:
     """Return class means under one covariance (Hayes and Kanan 2020) of the inputs, or of a random map of them.
 
     Parameters
@@ -72,7 +72,7 @@ def plain_learner(inputs: int, *, mapped: bool = False, seed: int = 0) -> Learne
     inputs : how many each sample has
     mapped : whether the stem is random, and so invertible; else it is the identity, and the seed changes nothing
     """
-    learner = Learner(_net(inputs, inputs + inputs % 2, ()), batch=64, seed=seed)
+    learner = Learner(_net(inputs, inputs + inputs % 2, ()), batch=batch, seed=seed)
     if not mapped:
         weight = numpy.frombuffer(learner.runtime.view("stem.0.weight"), "f4")
         weight[:] = numpy.eye(inputs, inputs + inputs % 2).ravel()

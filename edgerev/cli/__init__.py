@@ -80,8 +80,8 @@ class _Help(argparse.HelpFormatter):
     def __init__(self, prog: str) -> None:
         columns = os.environ.get("COLUMNS", "")
         try:
-            width = int(columns) if columns.isdigit() else os.get_terminal_size(sys.__stdout__.fileno()).columns
-        except (AttributeError, ValueError, OSError):
+            width = int(columns) if columns.isdigit() else os.get_terminal_size(1).columns
+        except OSError:
             width = 80
         super().__init__(prog, width=(width or 80) - 2)
 

@@ -29,7 +29,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for name, text in ACTIONS.items():
         action = actions.add_parser(name, help=text, description=text)
-        action.add_argument("--config", required=True, metavar="FILE", help="TOML file that the daemon was started with")
+        action.add_argument("--config", required=True, metavar="FILE", help="TOML file of the daemon")
         action.add_argument("--json", action="store_true", help="print the status as JSON")
         if name == "export":
             action.add_argument("output", metavar="FILE", help="checkpoint to write")
@@ -78,8 +78,8 @@ def _ask(settings: ServeSettings, method: str, path: str, body: Any = None) -> I
             raise DaemonError(f"the daemon refuses, with {response.status}: {_reason(response.read())}")
     except (OSError, http.client.HTTPException) as error:
         raise DaemonError(
-            f"no daemon answers on {settings.listen} ({error or type(error).__name__}); expected one, started with this "
-            "configuration; start it: edgerev serve, or systemctl start edgerev"
+            f"no daemon answers on {settings.listen} ({error or type(error).__name__}); expected one, started with "
+            "this configuration; start it: edgerev serve, or systemctl start edgerev"
         ) from error
     return _pieces(connection, response)
 

@@ -20,6 +20,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--budget", metavar="SIZE", help="choose the fastest schedule that fits, such as 8MiB")
     parser.add_argument("--schedule", choices=("reversible", "stored"), help="without a budget (reversible)")
     parser.add_argument("--state", choices=("int32", "int16", "float32"), help="type of the state (int32)")
+    parser.add_argument("--guard", action="store_true", help="with the bytes of the last accepted model, as for serve")
     parser.add_argument("--listing", action="store_true", help="print the program, an instruction a line")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
 
@@ -33,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     net, recipe, options = _describe(args)
     if args.budget or args.schedule:  # instead of what the configuration says
         options |= {"budget": parse_bytes(args.budget) if args.budget else None, "schedule": args.schedule}
-    choice = choose(net, recipe, **options)
+    choice = choose(net, recipe, guard=args.guard, **options)
     if args.listing:
         for line in choice.program.listing():
             print(line)
@@ -42,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     regions = {region.value: size for region, (_, size) in plan.regions.items()}
     if args.json:
         print_json({
-            "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes, "regions": regions,
+            "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes,
+            "guard_bytes": plan.guard_bytes, "regions": regions,
             "parameters": choice.program.trainable, "instructions": len(choice.program),
             "schedule": choice.schedule.to_dict(),
         })  # fmt: skip

@@ -11,6 +11,7 @@ Wang et al. 2021, "Tent: fully test-time adaptation by entropy minimization" (wh
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import exp
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -102,7 +103,17 @@ class Guard(Value):
     def _without_labels(self, before: np.ndarray, after: np.ndarray) -> Verdict:
         sure = [float(values.max(1).mean()) for values in (before, after)]
         classes = [exp(entropy(values.mean(0, keepdims=True))[0]) for values in (before, after)]
-        changed = float((before.argmax(1) != after.argmax(1)).mean())
+        return self.judge(sure, classes, float((before.argmax(1) != after.argmax(1)).mean()))
+
+    def judge(self, sure: Sequence[float], classes: Sequence[float], changed: float) -> Verdict:
+        """Compare what was found without labels.
+
+        Parameters
+        ----------
+        sure : mean probability of the likeliest class, of the accepted model and of the changed one
+        classes : exponential of the entropy of the mean answer, of both
+        changed : share of the answers that differ
+        """
         figures = {
             "confidence_before": sure[0], "confidence_after": sure[1], "classes_before": classes[0],
             "classes_after": classes[1], "changed": changed,

@@ -24,7 +24,7 @@ class Gate:
     ----------
     settings : the daemon's; may be replaced at any time
     batch : samples that a step takes
-    labelled : returns how many labelled samples wait
+    labelled : returns whether at least so many labelled samples wait
     tell : takes a kind of event, a level, and facts by name; see `Events.tell`
     root : folder in which ``sys`` lies
     clock : returns seconds that no setting of the time changes
@@ -37,7 +37,7 @@ class Gate:
     """
 
     def __init__(
-        self, settings: ServeSettings, batch: int, labelled: Callable[[], int], tell: Callable[..., None], *,
+        self, settings: ServeSettings, batch: int, labelled: Callable[[int], bool], tell: Callable[..., None], *,
         root: str = "/", clock: Callable[[], float] = time.monotonic,
         local: Callable[[], time.struct_time] = time.localtime,
     ) -> None:
@@ -115,6 +115,5 @@ class Gate:
         wanted = self.settings.training.every_samples
         if wanted <= self._batch:
             return ""
-        count = self._labelled()
-        self._begun = count >= (self._batch if self._begun else wanted)
-        return "" if self._begun else f"samples: {count} labelled ones wait, not {wanted} yet"
+        self._begun = self._labelled(self._batch if self._begun else wanted)
+        return "" if self._begun else f"samples: fewer than {wanted} labelled ones wait"

@@ -134,7 +134,8 @@ def lock_store(path: str) -> int:
         ) from error
     except OSError as error:
         raise StoreError(
-            f"{path}.lock cannot be written ({error.strerror}); expected a folder for the store; make it, or name another"
+            f"{path}.lock cannot be written ({error.strerror}); expected a folder for the store; make it, or name "
+            "another"
         ) from error
 
 

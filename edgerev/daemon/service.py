@@ -17,7 +17,7 @@ from edgerev.daemon.sensors import resident
 from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, UsageError
+from edgerev.errors import DataError, EdgerevError, NumericError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
@@ -31,21 +31,19 @@ class Service:
     ----------
     events : what happens
     gate : whether training may run
-    problem : what stopped training, or ""; samples are still taken in, and predictions answered
+    problem : what keeps training from going on, or ""; samples are still taken in, and predictions answered
     """
 
     def __init__(self, settings: ServeSettings) -> None:
-        learner = Learner.load(settings.model, threads=settings.threads)
+        learner = Learner.load(settings.model, threads=settings.threads, guard=settings.guard.on)
         if not learner.recipe.loss.labels:
             raise UsageError(f"{settings.model} answers with values; expected classes; train it with cross_entropy")
         self.settings, self.learner = settings, learner
         self.elements = math.prod(learner.sample_shape)
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
         self.events, self.turn, self.problem = Events(), Turn(), ""
-        self.adaptation = Adaptation(learner, self.store, settings.training.generation_samples, self.turn)
-        self.gate = Gate(
-            settings, learner.recipe.batch, lambda: self.store.labelled(self.adaptation.after), self.events.tell
-        )
+        self.adaptation = Adaptation(learner, self.store, settings, self.turn, self.events)
+        self.gate = Gate(settings, learner.recipe.batch, self._labelled, self.events.tell)
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
@@ -71,21 +69,48 @@ class Service:
         while not self._stopping.is_set():
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
-                self.store.expire(int(time.time()) - self.settings.label_seconds)
+                self._expire(int(time.time()) - self.settings.label_seconds)
                 while not self._stopping.is_set() and not self.gate.reason() and not self.gate.rest() and self._step():
                     pass
-            except EdgerevError as error:
-                self.problem = str(error)
-                self.events.tell("stopped", logging.ERROR, message=self.problem)
-                return
+                self.problem = ""
+            except EdgerevError as error:  # such as a full disk; nothing is lost, so it is tried again
+                if str(error) != self.problem:
+                    self.problem = str(error)
+                    self.events.tell("trouble", logging.ERROR, message=self.problem)
             self._wake.wait(min(LOOK_SECONDS, self.gate.rest() or LOOK_SECONDS))
+
+    def _expire(self, before: int) -> None:
+        """Let samples go whose labels did not come in time; those that the model is sure of are learned, if wanted."""
+        if self.settings.training.unlabelled == "pseudo":
+            while overdue := self.store.overdue(before, self.learner.recipe.batch):
+                self.store.label(self._sure(overdue), known=False)
+                self.store.forget([number for number, _ in overdue])
+        self.store.expire(before)
+
+    def _sure(self, samples: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
+        """Return the ids of those samples whose answer is sure enough to be learned, with it as the target."""
+        x = array("f", b"".join(x for _, x in samples))
+        try:
+            with self.turn:
+                rows = _rows(self.learner.predict_proba_many(memoryview(x)), len(samples))
+        except (DataError, NumericError) as error:
+            self.events.tell("no answers", logging.WARNING, message=f"samples without label were let go: {error}")
+            return []
+        return [
+            (number, array("i", [row.index(max(row))]).tobytes())
+            for (number, _), row in zip(samples, rows) if max(row) >= self.settings.training.confidence
+        ]  # fmt: skip
+
+    def _labelled(self, count: int) -> bool:
+        """Return whether so many labelled samples wait: their numbers follow each other."""
+        return bool(self.store.ready(self.adaptation.after + count - 1, 1))
 
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
         self._busy_since, before = time.monotonic(), time.thread_time()
         try:
             with self._working:
-                return self.adaptation.step() is not None
+                return self.adaptation.step() > 0
         finally:
             self._busy_since = 0.0
             self.gate.worked(self.settings.threads * (time.thread_time() - before))
@@ -93,7 +118,7 @@ class Service:
     def training_seconds(self) -> float:
         """Return how long the step at hand takes already; 0 between two, infinity if the thread has died."""
         since = self._busy_since
-        if self._thread.ident and not self._thread.is_alive() and not self.problem and not self._stopping.is_set():
+        if self._thread.ident and not self._thread.is_alive() and not self._stopping.is_set():
             return math.inf
         return time.monotonic() - since if since else 0.0
 
@@ -114,7 +139,7 @@ class Service:
         """Take over what can change while it runs; return the keys of what changed and cannot."""
         self.settings, left = merge(self.settings, settings)
         self.gate.settings, self.store.most_samples = self.settings, self.settings.most_samples
-        self.adaptation.generation_samples = self.settings.training.generation_samples
+        self.adaptation.configure(self.settings)
         self._wake.set()
         return left
 
@@ -123,6 +148,21 @@ class Service:
         with self._working:
             if self.adaptation.after != self.adaptation.saved:
                 self.adaptation.save()
+
+    def rollback(self) -> None:
+        """Go back to the last accepted model.
+
+        Raises
+        ------
+        UsageError
+            There is no guard, so none is kept.
+        StoreError
+            It cannot be read or written.
+        """
+        if not self.settings.guard.on:
+            raise UsageError("there is no accepted model to go back to; expected a guard; set serve.guard.on = true")
+        with self._working:
+            self.adaptation.go_back("asked for")
 
     def export_into(self, fd: int) -> None:
         """Write the model as it is now to an empty file, as a checkpoint."""
@@ -182,23 +222,28 @@ class Service:
         self.gate.predicted()
         with self.turn:
             found = self.learner.predict_proba_many(memoryview(joined))
-        columns = len(found) // len(samples)
-        rows = [found[first : first + columns] for first in range(0, len(found), columns)]
-        return [{"answer": self._name(row.index(max(row))), "probabilities": row.tolist()} for row in rows]
+        return [
+            {"answer": self._name(row.index(max(row))), "probabilities": row.tolist()}
+            for row in _rows(found, len(samples))
+        ]
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon is doing, in numbers."""
         return {
             "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved, "commits": self.store.commits,
-            "arena_bytes": self.learner.plan.arena_bytes, "problem": self.problem,
-            "problems": self.adaptation.problems, "waits_for": self.gate.waits_for, **resident()._asdict(),
+            "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
+            "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
+            "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
+            "problem": self.problem, "problems": self.adaptation.problems, "waits_for": self.gate.waits_for,
+            **resident()._asdict(),
         }  # fmt: skip
 
     def summary(self) -> str:
         """Return what the daemon is doing, in a line."""
-        training = self.problem or self.gate.waits_for
-        return f"{self.learner.steps} steps, {len(self.store)} samples wait{f'; training waits: {training}' * bool(training)}"
+        reason = self.problem or self.gate.waits_for
+        rest = f"; training waits: {reason}" if reason else ""
+        return f"{self.learner.steps} steps, {len(self.store)} samples wait{rest}"
 
     # -- values -----------------------------------------------------------------------------------------------
 
@@ -223,6 +268,11 @@ class Service:
 
     def _name(self, number: int) -> str | int:
         return self.learner.classes[number] if number < len(self.learner.classes) else number
+
+
+def _rows(values: array, count: int) -> list[array]:
+    columns = len(values) // count
+    return [values[first : first + columns] for first in range(0, len(values), columns)]
 
 
 def _flat(x: Any) -> Iterator[float]:

@@ -177,7 +177,7 @@ class GuardTable(Table):
     """
 
     on: bool = True
-    window: int = 512
+    window: int = 256
     probation: int = 4
     accuracy_loss: float = 0.02
 

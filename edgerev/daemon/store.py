@@ -23,17 +23,21 @@ from typing import NamedTuple
 from edgerev.errors import DataError, QueueFullError, StoreError, UsageError
 from edgerev.numbers import INT32_MAX, whole
 
-SCHEMA = 1
+SCHEMA = 2
 PART_BYTES = 1 << 16  # of a generation in one row: no model is in memory twice
 KEYS_KEPT = 100_000  # newest names of samples that are known as duplicates
 GENERATIONS_KEPT = 2
+HISTORY_KEPT = 5_000
 _TABLES = """
 CREATE TABLE facts(name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE waiting(id INTEGER PRIMARY KEY AUTOINCREMENT, arrived INTEGER NOT NULL, x BLOB NOT NULL);
-CREATE TABLE ready(number INTEGER PRIMARY KEY AUTOINCREMENT, x BLOB NOT NULL, y BLOB NOT NULL);
+CREATE TABLE ready(number INTEGER PRIMARY KEY AUTOINCREMENT, x BLOB NOT NULL, y BLOB NOT NULL, known INTEGER NOT NULL);
 CREATE TABLE keys(key TEXT PRIMARY KEY, id INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE generations(number INTEGER PRIMARY KEY AUTOINCREMENT, trained INTEGER NOT NULL, bytes INTEGER NOT NULL);
+CREATE TABLE generations(
+    number INTEGER PRIMARY KEY AUTOINCREMENT, trained INTEGER NOT NULL, bytes INTEGER NOT NULL, state TEXT NOT NULL
+);
 CREATE TABLE parts(generation INTEGER, part INTEGER, data BLOB NOT NULL, PRIMARY KEY(generation, part)) WITHOUT ROWID;
+CREATE TABLE history(id INTEGER PRIMARY KEY AUTOINCREMENT, text TEXT NOT NULL);
 """
 
 
@@ -53,11 +57,19 @@ class Arrival(NamedTuple):
 
 
 class Sample(NamedTuple):
-    """A sample that is ready to be learned; `number` says its place among all that ever were."""
+    """A sample that is ready to be learned.
+
+    Attributes
+    ----------
+    number : its place among all that ever were
+    x, y : see `Arrival`
+    known : whether the target came from outside; else it is the model's own answer
+    """
 
     number: int
     x: bytes
     y: bytes
+    known: bool = True
 
 
 class _Request:
@@ -191,8 +203,12 @@ class Store:
             self._move(number, arrival.y)
         return number
 
-    def label(self, labels: Iterable[tuple[int, bytes]]) -> list[int]:
+    def label(self, labels: Iterable[tuple[int, bytes]], known: bool = True) -> list[int]:
         """Give waiting samples their targets, by id; return the ids that no sample waits under.
+
+        Parameters
+        ----------
+        known : whether the targets come from outside; else they are the model's own answers
 
         Raises
         ------
@@ -205,12 +221,26 @@ class Store:
         for _, y in pairs:
             self._check_sizes(None, y)
         with self._lock, self._transaction():
-            return [number for number, y in pairs if not self._move(number, y)]
+            return [number for number, y in pairs if not self._move(number, y, known)]
 
-    def _move(self, number: int, y: bytes) -> bool:
-        moved = self._db.execute("INSERT INTO ready(x, y) SELECT x, ? FROM waiting WHERE id = ?", (y, number)).rowcount
+    def _move(self, number: int, y: bytes, known: bool = True) -> bool:
+        moved = self._db.execute(
+            "INSERT INTO ready(x, y, known) SELECT x, ?, ? FROM waiting WHERE id = ?", (y, known, number)
+        ).rowcount
         self._db.execute("DELETE FROM waiting WHERE id = ?", (number,))
         return moved > 0
+
+    def overdue(self, before: int, count: int) -> list[tuple[int, bytes]]:
+        """Return id and values of samples that `expire` would delete, the oldest first, at most `count`."""
+        with self._lock, self._telling("read"):
+            rows = self._db.execute("SELECT id, x FROM waiting WHERE arrived < ? ORDER BY id LIMIT ?", (before, count))
+            return rows.fetchall()
+
+    def forget(self, numbers: Iterable[int]) -> None:
+        """Delete waiting samples by id, those that still wait."""
+        with self._lock, self._transaction():
+            rows = ((number,) for number in numbers)
+            self._count -= self._db.executemany("DELETE FROM waiting WHERE id = ?", rows).rowcount
 
     def expire(self, before: int) -> int:
         """Delete samples that arrived before a time (seconds since 1970) and have no label yet; return how many."""
@@ -225,17 +255,22 @@ class Store:
         """Return the next labelled samples after a number, in order, at most `count`."""
         with self._lock, self._telling("read"):
             rows = self._db.execute(
-                "SELECT number, x, y FROM ready WHERE number > ? ORDER BY number LIMIT ?", (after, count)
+                "SELECT number, x, y, known FROM ready WHERE number > ? ORDER BY number LIMIT ?", (after, count)
             )
             return [Sample(*row) for row in rows]
 
-    def labelled(self, after: int) -> int:
-        """Return how many labelled samples there are after a number."""
-        with self._lock, self._telling("read"):
-            return max(0, self._one("SELECT coalesce(max(number), 0) FROM ready") - after)
-
-    def advance(self, trained: int, parts: Iterable[bytes | memoryview]) -> int:
+    def advance(
+        self, trained: int, parts: Iterable[bytes | memoryview], *,
+        state: str = "", keep: Sequence[int] = (), history: Iterable[str] = (),
+    ) -> int:
         """Write a generation of the model and delete the samples up to number `trained`; return its own number.
+
+        Parameters
+        ----------
+        parts : the bytes of the model
+        state : what else belongs to it
+        keep : generations that stay besides the newest two
+        history : lines to add to the history
 
         Raises
         ------
@@ -248,19 +283,36 @@ class Store:
             if trained < self.trained:
                 raise UsageError(f"trained up to sample {trained}; expected {self.trained} or later; load the newest")
             with self._transaction():
-                cursor = self._db.execute("INSERT INTO generations(trained, bytes) VALUES (?, 0)", (trained,))
+                row = "INSERT INTO generations(trained, bytes, state) VALUES (?, 0, ?)"
+                cursor = self._db.execute(row, (trained, state))
                 number, size = cursor.lastrowid or 0, 0
                 for part, data in enumerate(_pieces(parts)):
                     self._db.execute("INSERT INTO parts VALUES (?, ?, ?)", (number, part, data))
                     size += len(data)
                 self._db.execute("UPDATE generations SET bytes = ? WHERE number = ?", (size, number))
                 gone = self._db.execute("DELETE FROM ready WHERE number <= ?", (trained,)).rowcount
-                oldest = number - GENERATIONS_KEPT
-                self._db.execute("DELETE FROM parts WHERE generation <= ?", (oldest,))
-                self._db.execute("DELETE FROM generations WHERE number <= ?", (oldest,))
+                self._drop_generations({*keep, *range(number - GENERATIONS_KEPT + 1, number + 1)})
+                self._add_history(history)
             self._count -= gone
             self._db.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
             return number
+
+    def _drop_generations(self, keep: set[int]) -> None:
+        """Delete all generations but these."""
+        gone = [row for row in self._db.execute("SELECT number FROM generations") if row[0] not in keep]
+        self._db.executemany("DELETE FROM parts WHERE generation = ?", gone)
+        self._db.executemany("DELETE FROM generations WHERE number = ?", gone)
+
+    def _add_history(self, lines: Iterable[str]) -> None:
+        self._db.executemany("INSERT INTO history(text) VALUES (?)", ((line,) for line in lines))
+        newest = self._one("SELECT coalesce(max(id), 0) FROM history")
+        self._db.execute("DELETE FROM history WHERE id <= ?", (newest - HISTORY_KEPT,))
+
+    def history(self, count: int) -> list[str]:
+        """Return the newest lines of the history, at most `count`, the oldest first."""
+        with self._lock, self._telling("read"):
+            rows = self._db.execute("SELECT text FROM history ORDER BY id DESC LIMIT ?", (count,)).fetchall()
+        return [text for (text,) in reversed(rows)]
 
     @property
     def trained(self) -> int:
@@ -272,6 +324,12 @@ class Store:
         """Return the numbers of the generations that are kept, the newest first."""
         with self._lock, self._telling("read"):
             return [number for (number,) in self._db.execute("SELECT number FROM generations ORDER BY number DESC")]
+
+    def state(self, number: int) -> str:
+        """Return what was written beside a generation; "" if there is none of this number."""
+        with self._lock, self._telling("read"):
+            found = self._db.execute("SELECT state FROM generations WHERE number = ?", (number,)).fetchone()
+        return found[0] if found else ""
 
     def generation(self, number: int) -> Iterator[bytes]:
         """Yield the bytes of a generation, piece by piece.

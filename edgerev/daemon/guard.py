@@ -1,0 +1,174 @@
+"""Whether the model that learns may go on, by how it and the last accepted one answer what neither has learned yet.
+
+Every sample is answered by both before it is learned. At the end of a window of samples there are three ways:
+
+- The model is worse than the accepted one, by more than is allowed and than chance explains: it goes back.
+- Some windows have passed since a candidate was put by, and in none of them the model's accuracy fell below what it
+  usually is: the candidate is accepted, and the model as it is now becomes the next candidate. So what is accepted is
+  older than these windows, and labels that are wrong for a shorter time do not get into it.
+- Else all stays as it is.
+
+What it does badly: while labels are wrong in a consistent way (two classes swapped), a model that follows them looks
+good; it goes back when right labels return. Wrong labels that last longer than `probation` windows, and are learned so
+well that the accuracy is the usual one, are taken for how the world is now.
+
+References
+----------
+McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages" (only
+samples that one model has right and the other wrong tell them apart).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from math import exp, log, sqrt
+from typing import Any
+
+from edgerev.continual.guard import Guard
+from edgerev.daemon.settings import GuardTable
+
+CHANCE = 3.0  # standard deviations; by chance alone in one window of 740
+_LEAST_PROBABILITY = 1e-30
+_RATE = 1 / 8  # of a window in the usual accuracy
+_RATE_BELOW = 1 / 32  # if it is below: slowly, a harder world is taken for the usual one
+
+
+class Decision(Enum):
+    """What becomes of the model at the end of a window."""
+
+    GO_ON = "go on"
+    ACCEPT = "accept"
+    GO_BACK = "go back"
+
+
+class Window:
+    """What two models answered for some samples: counts, and sums of probabilities.
+
+    Attributes
+    ----------
+    samples : of the window so far
+    known : those with a label from outside
+    right, usual : right answers of the model and of the accepted one, of the known
+    won, lost : of the known, those that only the model, or only the accepted one, had right
+    loss : sum of the cross-entropies of the model, of the known
+    changed, sure, sums : of the others: answers that differ, and for each model the sums of the likeliest class's
+        probability and of each class's
+    """
+
+    def __init__(self, classes: int) -> None:
+        self.samples = self.known = self.right = self.usual = self.won = self.lost = self.changed = 0
+        self.loss = 0.0
+        self.sure = [0.0, 0.0]
+        self.sums = [[0.0] * classes, [0.0] * classes]
+
+    def add(self, accepted: Sequence[float], candidate: Sequence[float], label: int, known: bool) -> None:
+        """Take the probabilities of both models for a sample."""
+        answers = [_likeliest(values) for values in (accepted, candidate)]
+        self.samples += 1
+        if known:
+            usual, right = (answer == label for answer in answers)
+            self.known += 1
+            self.usual += usual
+            self.right += right
+            self.won += right and not usual
+            self.lost += usual and not right
+            self.loss -= log(max(candidate[label], _LEAST_PROBABILITY))
+            return
+        self.changed += answers[0] != answers[1]
+        for place, values in enumerate((accepted, candidate)):
+            self.sure[place] += values[answers[place]]
+            self.sums[place] = [one + other for one, other in zip(self.sums[place], values)]
+
+
+class WindowGuard:
+    """Decides at the end of each window; see the module.
+
+    Parameters
+    ----------
+    classes : that a model answers with
+    table : `window`, `probation` and `accuracy_loss`
+
+    Attributes
+    ----------
+    reason : why the model went back the last time
+    """
+
+    def __init__(self, classes: int, table: GuardTable) -> None:
+        self.classes, self.table = classes, table
+        self.reason = ""
+        self.window = Window(classes)
+        self.good_windows = 0
+        self.usual_accuracy: float | None = None
+
+    @property
+    def full(self) -> bool:
+        """Whether the window is at its end."""
+        return self.window.samples >= self.table.window
+
+    def begin_window(self) -> None:
+        """Forget what the window at hand has."""
+        self.window = Window(self.classes)
+
+    def decide(self) -> Decision:
+        """End the window, and say what becomes of the model."""
+        window = self.window
+        self.begin_window()
+        self.reason = self._harm(window)
+        if self.reason:
+            self.good_windows = 0
+            return Decision.GO_BACK
+        if self._is_usual(window):
+            self.good_windows += 1
+        if self.good_windows < self.table.probation:
+            return Decision.GO_ON
+        self.good_windows = 0
+        return Decision.ACCEPT
+
+    def _harm(self, window: Window) -> str:
+        """Return what speaks for going back."""
+        others = window.samples - window.known
+        if others > window.known:
+            sure = [total / others for total in window.sure]
+            classes = [_in_use(sums) for sums in window.sums]
+            return Guard().judge(sure, classes, window.changed / others).reason
+        gap = window.lost - window.won
+        if gap <= self.table.accuracy_loss * window.known or gap <= CHANCE * sqrt(window.lost + window.won):
+            return ""
+        return (
+            f"of {window.known} samples it had {window.right} right, where the accepted model had {window.usual}"
+        )
+
+    def _is_usual(self, window: Window) -> bool:
+        """Return whether the accuracy is what it usually is, and let this window count in that."""
+        if window.known < window.samples / 2:
+            return True
+        found = window.right / window.known
+        if self.usual_accuracy is None:
+            self.usual_accuracy = found
+            return True
+        usual = self.usual_accuracy
+        tolerance = self.table.accuracy_loss + CHANCE * sqrt(usual * (1 - usual) / window.known)
+        fits = found >= usual - tolerance
+        self.usual_accuracy += (found - usual) * (_RATE if fits or found > usual else _RATE_BELOW)
+        return fits
+
+    def state(self) -> Any:
+        """Return all that it keeps, as JSON has it."""
+        return {"window": vars(self.window), "good_windows": self.good_windows, "usual_accuracy": self.usual_accuracy}
+
+    def restore(self, state: Any) -> None:
+        """Go on from a state."""
+        self.window = Window(self.classes)
+        vars(self.window).update(state["window"])
+        self.good_windows, self.usual_accuracy = state["good_windows"], state["usual_accuracy"]
+
+
+def _likeliest(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)
+
+
+def _in_use(sums: Sequence[float]) -> float:
+    """Return the exponential of the entropy of the mean answer."""
+    total = sum(sums) or 1.0
+    return exp(-sum(value / total * log(value / total) for value in sums if value > 0))
