@@ -236,7 +236,8 @@ def serve(config: str, settings: ServeSettings) -> None:
         server = make_server(Application(service), settings, heart)
         service.start()
         release_freed()  # by planning
-        service.events.tell("serving", message=f"serving {settings.model} on {settings.listen}")
+        where = settings.listen if settings.host == "unix" else f"{settings.host}:{server.effective_port}"
+        service.events.tell("serving", message=f"serving {settings.model} on {where}", listen=where)
         notify("READY=1", f"STATUS={service.summary()}")
         try:
             server.run()  # until the heart raises SystemExit; requests at hand are finished
