@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import sys
 from typing import TYPE_CHECKING
 
 from edgerev.deploy.device.root import MARKER
-from edgerev.deploy.device.service import INSTALL, SYSTEM_ONLY
+from edgerev.deploy.device.service import PRINTED_BY
 from edgerev.errors import UsageError
 
 if TYPE_CHECKING:
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 MODEL = "@MODEL@"
 
 # The installer fills in @ROOT@, @WANTED_BY@ and @MODEL@. Relative paths in the arguments start at the user's home
-# folder, a daemon's at its state. Python ends with 143 where a handler turned SIGTERM into an exit.
+# folder, those in a daemon's configuration at its state. Python ends with 143 where a handler turned SIGTERM into an
+# exit.
 _TEXT = """\
 [Unit]
 Description=edgerev: {title}
@@ -65,10 +67,12 @@ SystemCallFilter=~@privileged @resources
 SystemCallFilter=sched_setaffinity
 SystemCallErrorNumber=EPERM
 RestrictAddressFamilies={families}
-{memory}{system_only}DynamicUser=yes
+"""
+_SYSTEM = """\
+DynamicUser=yes
 ProtectSystem=strict
 ProtectHome=tmpfs
-{paths}PrivateTmp=yes
+PrivateTmp=yes
 PrivateDevices=yes
 PrivateIPC=yes
 PrivateMounts=yes
@@ -82,14 +86,14 @@ ProtectClock=yes
 ProtectHostname=yes
 ProtectProc=invisible
 CapabilityBoundingSet=
-{network}"""
+"""
 
 
 def service(arguments: str) -> str:
     """Return the unit that runs edgerev with `arguments`, which are written as for a shell.
 
-    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle. A daemon
-    reaches this machine only, and takes what memory it wants: its configuration is not known, see `daemon_unit`.
+    A word ``@MODEL@`` stands for the model that the service may write to, a file outside of the bundle. A daemon's unit
+    follows from its configuration, which lies on the device: there the installer lets `daemon_unit` write it.
 
     Raises
     ------
@@ -104,10 +108,9 @@ def service(arguments: str) -> str:
         raise UsageError(f"--run {arguments!r}: {error}; expected words as in a shell; close the quotes") from error
     if not words or words[0] not in VERBS or not arguments.isprintable():
         raise UsageError(f"--run {arguments!r}: expected a verb and its options, as 'train job.toml --data D -o FILE'")
-    program = "@ROOT@/current/venv/bin/edgerev"
     if words[0] == "serve":
-        return _text(words, program, _DAEMON, _confined(None, ["@ROOT@"]))
-    return _text(words, program, _PROGRAM, "UMask=0027\n")
+        return f"{PRINTED_BY}{json.dumps([*words, '--print-unit'])}\n"
+    return _text(words, "@ROOT@/current/venv/bin/edgerev", _PROGRAM, "UMask=0027\n")
 
 
 def daemon_unit(config: str, settings: ServeSettings) -> str:
@@ -122,10 +125,10 @@ def daemon_unit(config: str, settings: ServeSettings) -> str:
     read = [folder, *map(os.path.dirname, (config, os.path.join("/", settings.model)))]
     homes = [path for path in read if path.startswith(("/home/", "/root/", "/run/user/"))]
     paths = [path for path in dict.fromkeys(homes) if path == folder or not path.startswith(f"{folder}/")]
-    text = _text(["serve", "--config", config], f"{prefix}/bin/edgerev", _DAEMON, _confined(settings, paths))
-    if os.geteuid():
-        text = text.partition(SYSTEM_ONLY)[0] + INSTALL + text.partition(INSTALL)[2]
-    return text.replace("@WANTED_BY@", "default.target" if os.geteuid() else "multi-user.target")
+    system = os.geteuid() == 0
+    more = _confined(settings) + (_confined_by_the_system(settings, paths) if system else "")
+    text = _text(["serve", "--config", config], f"{prefix}/bin/edgerev", _DAEMON, more)
+    return text.replace("@WANTED_BY@", "multi-user.target" if system else "default.target")
 
 
 def _installation() -> tuple[str, str]:
@@ -141,18 +144,19 @@ def _text(words: list[str], program: str, kind: str, more: str) -> str:
     return _TEXT.format(title=words[0], program=program, kind=kind, words=" ".join(map(_quote, words)), more=more)
 
 
-def _confined(settings: ServeSettings | None, paths: list[str]) -> str:
-    """Return what confines a daemon: `paths` are those in homes that it reads; without settings, defaults."""
-    memory = settings.limits.memory if settings else 0
-    local = settings is None or _stays_here(settings)
-    unix = settings is not None and local and settings.host == "unix"
-    return _CONFINED.format(
-        families="AF_UNIX" if unix else "AF_UNIX AF_INET AF_INET6", system_only=SYSTEM_ONLY,
-        memory=f"MemoryMax={memory}\nMemorySwapMax=0\n" if memory else "",
-        paths="".join(f"BindReadOnlyPaths={path}\n" for path in paths),
-        network="PrivateNetwork=yes\nIPAddressDeny=any\n" if unix
-        else "IPAddressDeny=any\nIPAddressAllow=localhost\n" if local else "",
-    )  # fmt: skip
+def _confined(settings: ServeSettings) -> str:
+    """Return what any manager can confine a daemon with."""
+    memory = settings.limits.memory
+    families = "AF_UNIX" if _only_unix(settings) else "AF_UNIX AF_INET AF_INET6"
+    return _CONFINED.format(families=families) + (f"MemoryMax={memory}\nMemorySwapMax=0\n" if memory else "")
+
+
+def _confined_by_the_system(settings: ServeSettings, paths: list[str]) -> str:
+    """Return what takes the system's manager; `paths` are those in homes that the daemon reads."""
+    network = "IPAddressDeny=any\nIPAddressAllow=localhost\n" if _stays_here(settings) else ""
+    if _only_unix(settings):
+        network = "PrivateNetwork=yes\nIPAddressDeny=any\n"
+    return _SYSTEM + "".join(f"BindReadOnlyPaths={path}\n" for path in paths) + network
 
 
 def _stays_here(settings: ServeSettings) -> bool:
@@ -160,6 +164,10 @@ def _stays_here(settings: ServeSettings) -> bool:
     from edgerev.daemon.settings import LOCAL
 
     return settings.host in LOCAL
+
+
+def _only_unix(settings: ServeSettings) -> bool:
+    return settings.host == "unix" and _stays_here(settings)
 
 
 def _quote(word: str) -> str:

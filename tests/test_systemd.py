@@ -11,6 +11,7 @@ import pytest
 from edgerev.cli import main
 from edgerev.daemon.settings import LimitsTable, ServeSettings
 from edgerev.deploy import systemd
+from edgerev.deploy.device.root import RefusedError
 from edgerev.deploy.device.service import UNIT, Service
 from edgerev.deploy.systemd import daemon_unit, service
 
@@ -76,15 +77,30 @@ def test_a_bundles_unit_goes_on_with_the_next_bundle(tmp_path, monkeypatch):
 @pytest.mark.parametrize("euid", [0, 1000])
 def test_a_users_manager_gets_what_it_takes(tmp_path, monkeypatch, euid):
     monkeypatch.setattr(os, "geteuid", lambda: euid)
-    text = service("serve --config /etc/edgerev.toml")
-    (tmp_path / UNIT).write_text(text)
-    installed = Service(tmp_path).text(tmp_path).decode()
-    found = lines(installed)
-    assert "@" not in installed.replace("@system-service", "").replace("~@privileged @resources", "")
+    text = daemon_unit("/etc/edgerev.toml", UNIX)
+    found = lines(text)
     assert found["WantedBy"] == ("default.target" if euid else "multi-user.target")
-    assert ("DynamicUser" in found) == ("BindReadOnlyPaths" in found) == (euid == 0)
+    assert {"DynamicUser", "PrivateNetwork", "ProtectSystem"} & found.keys() == (
+        set() if euid else {"DynamicUser", "PrivateNetwork", "ProtectSystem"}
+    )
     assert (found["Type"], found["WatchdogSec"], found["MemoryDenyWriteExecute"]) == ("notify", "30", "yes")
-    assert analyze(tmp_path, installed, "verify", "--man=no") == ""
+    assert found["MemoryMax"] == str(64 << 20)
+    assert analyze(tmp_path, text, "verify", "--man=no") == ""
+
+
+def test_the_installer_lets_the_bundle_print_it(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "venv" / "bin").mkdir(parents=True)
+    program = tmp_path / "venv" / "bin" / "edgerev"
+    program.write_text('#!/bin/sh\nprintf "%s|" "$PWD" "$@" "$PYTHONPATH"\nexit "$(cat code)"\n')
+    program.chmod(0o755)
+    (tmp_path / "code").write_text("0")
+    (tmp_path / UNIT).write_text(service("serve --config 'my edgerev.toml'"))
+    wanted = f"{tmp_path}|serve|--config|my edgerev.toml|--print-unit||"
+    assert Service(tmp_path).text(tmp_path).decode() == wanted
+    (tmp_path / "code").write_text("2")
+    with pytest.raises(RefusedError, match="there is no unit for its configuration"):
+        Service(tmp_path).text(tmp_path)
 
 
 def test_the_command_line_prints_it(tmp_path, monkeypatch, capsys):

@@ -31,6 +31,8 @@ model = "/root/.local/share/edgerev/current/model/model.edgerev"
 listen = "unix:/run/edgerev/edgerev.sock"
 [serve.training]
 generation_samples = 72
+[serve.limits]
+memory = "64MiB"
 """
 SEND = """\
 import http.client, socket
@@ -54,6 +56,7 @@ until ctl status --json | grep '"steps": 16,'; do :; done
 ctl status --json >/test/before.json
 pid=$(show MainPID)
 grep -E 'Uid|CapEff|NoNewPrivs|Seccomp:' /proc/$pid/status >/test/status
+show MemoryMax >/test/memory
 systemctl reload edgerev
 journalctl -u edgerev -o cat | grep '"event": "reloaded"'
 kill -STOP "$pid"
@@ -93,6 +96,7 @@ def test_a_bundles_daemon_under_systemd(container, folder, tmp_path):  # noqa: F
     status = dict(line.split(":", 1) for line in (test / "status").read_text().splitlines())
     assert int(status["Uid"].split()[0]) >= 61184  # a user that is made for the daemon alone
     assert [status[name].strip() for name in ("CapEff", "NoNewPrivs", "Seccomp")] == ["0" * 16, "1", "2"]
+    assert (test / "memory").read_text() == f"{64 << 20}\n"
     before, after = (json.loads((test / name).read_text()) for name in ("before.json", "after.json"))
     assert (before["trained"], before["saved"]) == (after["trained"], after["saved"]) == (128, 72)
     assert (test / "result").read_text() == "success\n"
