@@ -62,8 +62,8 @@ class ArmDaemon(Daemon):
 
 def test_arm_learns_the_same_bits(arm_root, packages, folder):  # noqa: F811
     """On the device it is killed in between; here it is not."""
-    asked, tables = {"samples": [one["x"] for one in samples(50, 9)]}, "[serve.training]\ngeneration_samples = 72"
-    answers = []
+    asked = {"samples": [one["x"] for one in samples(50, 9)]}
+    tables, answers = "[serve.training]\ngeneration_samples = 72\ngeneration_seconds = 0", []
     with tempfile.TemporaryDirectory(prefix="edgerev-") as short:  # a socket's path has at most 107 bytes
         for make in (lambda: ArmDaemon(arm_root, packages, Path(short), tables), lambda: Daemon(folder, tables)):
             shutil.copyfile(folder / "model.edgerev", Path(short) / "model.edgerev")

@@ -31,6 +31,7 @@ model = "/root/.local/share/edgerev/current/model/model.edgerev"
 listen = "unix:/run/edgerev/edgerev.sock"
 [serve.training]
 generation_samples = 72
+generation_seconds = 0
 [serve.limits]
 memory = "64MiB"
 """
