@@ -145,4 +145,4 @@ def _lines(status: dict[str, Any]) -> Iterator[str]:
             value = f"{value:,d} ({format_bytes(value)})"
         elif isinstance(value, (list, dict)):
             value = json.dumps(value) if value else ""
-        yield f"{name:<{width}}  {value if value != '' else '-'}"
+        yield f"{name:<{width}}  {'-' if value in ('', None) else value}"

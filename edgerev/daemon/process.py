@@ -69,7 +69,8 @@ class Heart:
         first = self._waiting[0] if self._waiting else None
         if first is not self._first or first is None:
             self._first, self._first_seen = first, now
-        return "requests hang: all threads are at others" if now - self._first_seen > self._strike else ""
+        hangs = self._strike and now - self._first_seen > self._strike
+        return "requests hang: all threads are at others" if hangs else ""
 
     def handle_read_event(self) -> None:
         """Do what a signal asks for."""
