@@ -53,7 +53,7 @@ class Gate:
         self._predicted = self._clock()
 
     def worked(self, seconds: float) -> None:
-        """Note a step that took so many seconds of one core."""
+        """Note that training took so many seconds of one core."""
         self._credit -= seconds
 
     def rest(self) -> float:

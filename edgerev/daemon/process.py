@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import signal
@@ -211,7 +212,8 @@ def close_server(server: Any, settings: ServeSettings) -> None:
     """Listen no more."""
     server.close()
     if settings.host == "unix":
-        os.unlink(settings.listen.removeprefix("unix:"))
+        with contextlib.suppress(OSError):
+            os.unlink(settings.listen.removeprefix("unix:"))
 
 
 def serve(config: str, settings: ServeSettings) -> None:

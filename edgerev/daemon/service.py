@@ -48,6 +48,7 @@ class Service:
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
         self._busy_since = 0.0  # when the step at hand began; 0 between two
+        self._spent = 0.0  # seconds of a core that the training thread took, and the gate knows of
         self._thread = threading.Thread(target=self._train, name="training")
 
     def start(self) -> None:
@@ -70,7 +71,7 @@ class Service:
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
                 self._expire(int(time.time()) - self.settings.label_seconds)
-                while not self._stopping.is_set() and not self.gate.reason() and not self.gate.rest() and self._step():
+                while not self._stopping.is_set() and not self.gate.reason() and self._rested() and self._step():
                     pass
                 self.problem = ""
             except EdgerevError as error:  # such as a full disk; nothing is lost, so it is tried again
@@ -101,19 +102,27 @@ class Service:
             for (number, _), row in zip(samples, rows) if max(row) >= self.settings.training.confidence
         ]  # fmt: skip
 
+    def _rested(self) -> bool:
+        """Wait for what the share of the processor asks for, up to a second; return whether it was enough."""
+        spent = time.thread_time()
+        self.gate.worked(self.settings.threads * (spent - self._spent))
+        self._spent = spent
+        rest = self.gate.rest()
+        self._stopping.wait(min(rest, LOOK_SECONDS))
+        return not rest or not self.gate.rest()
+
     def _labelled(self, count: int) -> bool:
         """Return whether so many labelled samples wait: their numbers follow each other."""
         return bool(self.store.ready(self.adaptation.after + count - 1, 1))
 
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
-        self._busy_since, before = time.monotonic(), time.thread_time()
+        self._busy_since = time.monotonic()
         try:
             with self._working:
                 return self.adaptation.step() > 0
         finally:
             self._busy_since = 0.0
-            self.gate.worked(self.settings.threads * (time.thread_time() - before))
 
     def training_seconds(self) -> float:
         """Return how long the step at hand takes already; 0 between two, infinity if the thread has died."""
