@@ -72,7 +72,7 @@ class Service:
 
     def _printed(self, place: Path, words: list[str]) -> bytes:
         """Return the unit that the bundle's own program prints; relative paths start at the user's home."""
-        command = [place / "venv" / "bin" / "edgerev", *words]
+        command: list[str | Path] = [place / "venv" / "bin" / "edgerev", *words]
         environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         done = subprocess.run(
             command, cwd=Path.home(), env=environment, stdin=subprocess.DEVNULL, capture_output=True
