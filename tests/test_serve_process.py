@@ -79,19 +79,32 @@ def test_systemd_hears_how_it_is(systemd, daemon):  # noqa: F811
 
 
 class Hanging(Daemon):
-    """A daemon whose training hangs as soon as there is a batch."""
+    """A daemon in which something never ends: each "step", or each answer about its "status"."""
 
-    command = (sys.executable, str(HANGING))
+    def __init__(self, folder, what):  # noqa: F811
+        self.command = [sys.executable, str(HANGING), str(folder / "edgerev.toml"), what]
+        super().__init__(folder)
 
     def start(self):
-        self.process = subprocess.Popen(
-            [*self.command, str(self.folder / "edgerev.toml")], stderr=subprocess.PIPE, text=True
-        )
+        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
         event(self, "serving")
 
 
+@pytest.mark.long
+def test_the_watchdog_strikes_when_all_requests_hang(systemd, folder):  # noqa: F811
+    daemon = Hanging(folder, "status")  # noqa: F811
+    connections = [Socket(daemon.socket) for _ in range(32)]
+    for connection in connections:
+        connection.request("GET", "/v1/status")
+    assert told(systemd, "STATUS=requests hang") == ["STATUS=requests hang: all threads are at others"]
+    assert "WATCHDOG=1" not in told(systemd, "STATUS")
+    assert daemon.end(signal.SIGTERM) == 0  # it does not wait for them for ever
+    for connection in connections:
+        connection.close()
+
+
 def test_the_watchdog_strikes_when_training_hangs(systemd, folder):  # noqa: F811
-    daemon = Hanging(folder)  # noqa: F811
+    daemon = Hanging(folder, "step")  # noqa: F811
     assert told(systemd, "STATUS=training hangs") == ["STATUS=training hangs, in a step for more than 0.5 s"]
     for _ in range(2):
         assert "WATCHDOG=1" not in told(systemd, "STATUS")

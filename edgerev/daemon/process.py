@@ -55,7 +55,11 @@ class Heart:
 
     def readable(self) -> bool:
         """Be asked in each round of the loop, at least once a second."""
-        now = time.monotonic()
+        now, first = time.monotonic(), None
+        with contextlib.suppress(IndexError):  # none waits, or a thread takes it up just now
+            first = self._waiting[0]
+        if first is not self._first or first is None:
+            self._first, self._first_seen = first, now
         if now - self._told >= self._seconds:
             self._told = now
             problem = self._hangs(now)
@@ -67,9 +71,6 @@ class Heart:
         """Return what does not go on, or ""."""
         if self._service.training_seconds() > LONGEST_STEP_SECONDS:
             return f"training hangs, in a step for more than {LONGEST_STEP_SECONDS:g} s"
-        first = self._waiting[0] if self._waiting else None
-        if first is not self._first or first is None:
-            self._first, self._first_seen = first, now
         hangs = self._strike and now - self._first_seen > self._strike
         return "requests hang: all threads are at others" if hangs else ""
 
