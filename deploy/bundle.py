@@ -46,6 +46,7 @@ class Manifest:
     libc : oldest GNU C library that everything runs with
     system : packages that the device's system has to have: name of the module, Debian's name
     service : whether the bundle brings a systemd unit
+    extra : of edgerev's, that the service needs; "" for none
     files : sha256 and bytes of every file but the manifest and the sums
     format : of the bundle itself
     """
@@ -58,6 +59,7 @@ class Manifest:
     libc: str
     system: list[list[str]] = field(default_factory=list)
     service: bool = False
+    extra: str = ""
     files: dict[str, dict[str, str | int]] = field(default_factory=dict)
     format: int = FORMAT
 
@@ -114,6 +116,7 @@ def make(
     processor, output = named(target), Path(os.path.abspath(output))
     check_output(output, replace=replace)
     unit = service(arguments) if arguments else ""
+    extra = "serve" if arguments.split()[:1] == ["serve"] else ""
     versions = list(dict.fromkeys(pythons or dependencies.default_pythons(target)))
     for python in versions:
         dependencies.check_python(python)
@@ -130,7 +133,7 @@ def make(
         system: dict[str, str] = {}
         for python in versions:
             report(f"wheels for Python {python}")
-            system |= dict(dependencies.fetch(processor, python, folder / "wheels").system)
+            system |= dict(dependencies.fetch(processor, python, folder / "wheels", extra).system)
         copy_installer(folder)
         if unit:
             (folder / UNIT).write_text(unit)
@@ -139,7 +142,7 @@ def make(
             folder,
             Manifest(
                 __version__, INTERFACE, target, processor.machine, versions, libc,
-                sorted(map(list, system.items())), bool(unit),
+                sorted(map(list, system.items())), bool(unit), extra,
             ),
         )  # fmt: skip
         _put_in_place(folder, output)

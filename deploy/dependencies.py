@@ -78,8 +78,10 @@ def environment(target: Target, python: str) -> dict[str, str]:
     }  # fmt: skip
 
 
-def fetch(target: Target, python: str, folder: Path) -> Fetched:
+def fetch(target: Target, python: str, folder: Path, extra: str = "") -> Fetched:
     """Write the wheels of everything that edgerev needs on `target` with one version of Python into `folder`.
+
+    An `extra` of edgerev's is fetched as well.
 
     Raises
     ------
@@ -90,7 +92,7 @@ def fetch(target: Target, python: str, folder: Path) -> Fetched:
     """
     check_python(python)
     around = environment(target, python)
-    wanted = _applying(metadata.requires("edgerev") or [], around)
+    wanted = _applying(metadata.requires("edgerev") or [], {**around, "extra": extra})
     system: list[System] = []
     with tempfile.TemporaryDirectory() as scratch:
         got = Path(scratch)

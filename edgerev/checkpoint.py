@@ -32,6 +32,7 @@ from contextlib import contextmanager
 from itertools import chain
 from math import prod
 
+from edgerev.digest import sha256
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.files import fsync_folder, open_exclusive, unlink_own, write_all
 
@@ -162,9 +163,7 @@ def _header(tensors: Tensors, metadata: Mapping[str, str]) -> Iterator[bytes]:
 
 
 def _write(fd: int, header_bytes: int, tensors: Tensors, metadata: Mapping[str, str]) -> None:
-    import hashlib  # which loads OpenSSL: megabytes that training alone does without
-
-    digest, joined = hashlib.sha256(), bytearray(header_bytes.to_bytes(LENGTH_BYTES, "little"))
+    digest, joined = sha256(), bytearray(header_bytes.to_bytes(LENGTH_BYTES, "little"))
 
     def write(chunk: memoryview) -> None:
         digest.update(chunk)

@@ -28,6 +28,7 @@ from edgerev.checkpoint import (
     Tensors,
     previous_path,
 )
+from edgerev.digest import sha256
 from edgerev.errors import CheckpointError, UsageError
 from edgerev.files import read_at
 
@@ -288,9 +289,7 @@ def _verify(path: str, fd: int) -> Whole:
     if opening[LENGTH_BYTES:DIGEST_AT] != OPENING:
         raise _damaged(path, "its header has no checksum of edgerev's")
     found = bytes(opening[DIGEST_AT:])
-    import hashlib  # which loads OpenSSL: megabytes that training alone does without
-
-    digest = hashlib.sha256(opening[:DIGEST_AT] + NO_DIGEST)
+    digest = sha256(opening[:DIGEST_AT] + NO_DIGEST)
     buffer = memoryview(bytearray(CHUNK_BYTES))
     at = DIGEST_END
     while count := read_at(fd, buffer, at):

@@ -78,3 +78,7 @@ class DamagedError(StoreError):
 
 class QueueFullError(EdgerevError):
     """As many samples wait as may; nothing was taken in."""
+
+
+class DaemonError(EdgerevError):
+    """A running daemon cannot be reached, or refuses what it is asked for."""

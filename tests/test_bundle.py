@@ -300,6 +300,8 @@ def test_markers_are_read_for_the_device():
     target = named("aarch64")
     assert dependencies._applying(asked, dependencies.environment(target, "3.10")) == ["a>=1", "b", "c"]
     assert dependencies._applying(asked, dependencies.environment(target, "3.13")) == ["a>=1", "c"]
+    tested = {**dependencies.environment(target, "3.13"), "extra": "test"}
+    assert dependencies._applying(asked, tested) == ["a>=1", "c", "d"]
     assert dependencies._applying(asked, dependencies.environment(named("x86-64-v3"), "3.11")) == ["a>=1"]
 
 

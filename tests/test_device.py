@@ -8,12 +8,15 @@ from typing import NamedTuple
 
 import pytest
 
+from edgerev import Block, Dense, Head, Learner, Net, ReLU
 from edgerev.deploy.cross import link_library
 from edgerev.deploy.wheel import make_wheel
 from edgerev.kernels.targets import host_target
+from edgerev.machine import read_fields
 
 ROOT = Path(__file__).resolve().parents[1]
 BUFFERS_BYTES, NUMPY_BYTES = 14_000_000, 30_000_000  # most resident memory besides the arena
+DAEMON_BYTES = 24_000_000  # most resident memory of a daemon that waits, with a model of some KB
 DEBIAN_BYTES = 7_900_000  # of Debian 12's Python 3.11 that runs nothing, for which these limits were set
 COMPILERS = {"numba", "llvmlite"}
 HEAVY = COMPILERS | {
@@ -95,7 +98,7 @@ def python(tmp_path_factory):
     wheel = make_wheel(host_target().name, folder)
     venv.create(folder / "venv", with_pip=True)
     python = folder / "venv" / "bin" / "python"
-    run(python, "-m", "pip", "install", "--quiet", wheel)
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[serve]")
     return python
 
 
@@ -115,3 +118,20 @@ def test_training_takes_little_memory_besides_the_arena(python, code, most_bytes
     print(figures)
     assert not trained.packages & absent
     assert rest <= most_bytes, figures
+
+
+@pytest.mark.long
+def test_a_daemon_that_waits_takes_little_memory(python, tmp_path):
+    (alone,) = map(int, run(python, "-I", "-S", "-c", PEAK + "print(peak_bytes())"))
+    Learner(Net((4,), Dense(8), (Block((ReLU(), Dense(4))),), Head(3)), batch=8).save(str(tmp_path / "m.edgerev"))
+    (tmp_path / "edgerev.toml").write_text('[serve]\nmodel = "m.edgerev"\nlisten = "unix:socket"\n')
+    command = [python, "-I", "-m", "edgerev", "serve", "--config", "edgerev.toml"]
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True) as daemon:
+        assert "serving" in daemon.stderr.readline()
+        fields = read_fields(f"/proc/{daemon.pid}/status")
+        maps = Path(f"/proc/{daemon.pid}/maps").read_text()
+        daemon.terminate()
+    peak = int(fields["VmHWM"].split()[0]) << 10
+    print(f"peak {peak:,d} B, at most {DAEMON_BYTES:,d}; Python alone takes {alone:,d} B of them")
+    assert peak <= DAEMON_BYTES
+    assert not [name for name in ("numpy", "libcrypto", "pydantic") if name in maps]

@@ -169,9 +169,10 @@ def make_venv(place: Path, manifest: dict[str, Any]) -> None:
     if run([sys.executable, "-m", "venv", *options, venv]).returncode:
         raise RefusedError("python3 -m venv failed; what it says is above; on Debian: apt install python3-venv")
     say("installing the wheels, without network")
+    extra = f"[{manifest['extra']}]" if manifest.get("extra") else ""
     command: list[str | Path] = [
         venv / "bin" / "python", "-m", "pip", "install", "--isolated", "--quiet", "--disable-pip-version-check",
-        "--no-cache-dir", "--no-index", "--find-links", place / "wheels", f"edgerev=={manifest['edgerev']}",
+        "--no-cache-dir", "--no-index", "--find-links", place / "wheels", f"edgerev{extra}=={manifest['edgerev']}",
     ]  # fmt: skip
     if run(command).returncode:
         raise RefusedError("pip cannot install the bundle's wheels; what it says is above; make the bundle again")

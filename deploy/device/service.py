@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import time
@@ -11,6 +12,7 @@ from .root import RefusedError, remove
 
 UNIT = "edgerev.service"
 STATE = Path("state") / "model.edgerev"
+PRINTED_BY = "# the bundle's edgerev prints the unit, for what follows from its configuration: "  # then words, as JSON
 RUNNING = Path("/run/systemd/system")  # is there where systemd runs
 SYSTEM = Path("/etc/systemd/system")
 WATCH_SECONDS = 10.0
@@ -62,9 +64,23 @@ class Service:
         wanted = "multi-user.target" if self.system else "default.target"
         values = {"@ROOT@": str(self.root), "@WANTED_BY@": wanted, "@MODEL@": str(self.root / STATE)}
         text = template.read_text()
+        if text.startswith(PRINTED_BY):
+            return self._printed(place, json.loads(text.removeprefix(PRINTED_BY)))
         for name, value in values.items():
             text = text.replace(name, value)
         return text.encode()
+
+    def _printed(self, place: Path, words: list[str]) -> bytes:
+        """Return the unit that the bundle's own program prints; relative paths start at the user's home."""
+        command: list[str | Path] = [place / "venv" / "bin" / "edgerev", *words]
+        environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+        done = subprocess.run(
+            command, cwd=Path.home(), env=environment, stdin=subprocess.DEVNULL, capture_output=True
+        )
+        if done.returncode:
+            said = done.stderr.decode(errors="replace").strip()
+            raise RefusedError(f"there is no unit for its configuration: {said}")
+        return done.stdout
 
     def installed(self) -> bytes:
         """Return the unit that is installed, empty if there is none."""
@@ -76,9 +92,12 @@ class Service:
 
     def fits(self, place: Path) -> bool:
         """Return whether the service is installed as a bundle wants it."""
-        text = self.text(place)
         if not self.here:
             return True
+        try:
+            text = self.text(place)
+        except RefusedError:
+            return False
         if not text:
             return not self.ours()
         return self.installed() == text and self.control("is-enabled", "--quiet", UNIT).returncode == 0
@@ -102,11 +121,14 @@ class Service:
 
     def apply(self, place: Path, *, watch: bool = True) -> str:
         """Let the service be what a bundle wants, and start it anew; return what went wrong, or ""."""
-        text = self.text(place)
         if not self.here:
-            if text:
+            if (place / UNIT).is_file():
                 print(f"edgerev: no systemd here, so nothing starts {self.root}/current/venv/bin/edgerev")
             return ""
+        try:
+            text = self.text(place)
+        except RefusedError as error:
+            return str(error)
         if not text:
             return self.withdraw()
         try:

@@ -87,6 +87,10 @@ class Adaptation:
         else:
             self.save()
 
+    def configure(self, settings: ServeSettings) -> None:
+        """Go on with other settings, but for whether there is a guard."""
+        self.settings, self.guard.table = settings, settings.guard
+
     # -- generations ------------------------------------------------------------------------------------------
 
     def _load(self) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -23,15 +24,32 @@ class Application:
         self._routes: dict[str, tuple[str, Callable[[Any], tuple[int, Any]]]] = {
             "/v1/samples": ("POST", self._samples), "/v1/labels": ("POST", self._labels),
             "/v1/predict": ("POST", self._predict), "/v1/status": ("GET", self._status),
+            "/v1/control": ("POST", self._control),
         }  # fmt: skip
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        if (environ["REQUEST_METHOD"], environ["PATH_INFO"]) == ("GET", "/v1/model"):
+            return self._model(environ, start_response)
         code, answer = self._answer(environ)
         body = json.dumps(answer).encode()
         headers = [("Content-Type", "application/json"), ("Content-Length", str(len(body)))]
         headers += [("Retry-After", "1")] if code == 429 else []
         start_response(f"{code} {_WORDS[code]}", headers)
         return [body]
+
+    def _model(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Send a checkpoint of the model as it is now; the file is in memory until it is sent."""
+        file = open(os.memfd_create("edgerev-model"), "w+b")  # noqa: SIM115  # the server closes it
+        try:
+            self.service.export_into(file.fileno())
+        except EdgerevError as error:
+            file.close()
+            start_response(f"500 {_WORDS[500]}", [("Content-Type", "application/json")])
+            return [json.dumps({"error": str(error)}).encode()]
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        start_response("200 OK", [("Content-Type", "application/octet-stream"), ("Content-Length", str(size))])
+        return environ["wsgi.file_wrapper"](file)
 
     def _answer(self, environ: dict[str, Any]) -> tuple[int, Any]:
         path, method = environ["PATH_INFO"], environ["REQUEST_METHOD"]
@@ -59,6 +77,13 @@ class Application:
 
     def _predict(self, body: Any) -> tuple[int, Any]:
         return 200, {"predictions": self.service.predict(_list(body, "samples"))}
+
+    def _control(self, body: Any) -> tuple[int, Any]:
+        controls = {"pause": self.service.pause, "resume": self.service.resume, "save": self.service.save}
+        if not isinstance(body, dict) or body.keys() != {"do"} or body["do"] not in controls:
+            raise DataError(f"expected an object with do, one of {', '.join(controls)}; change the body")
+        controls[body["do"]]()
+        return 200, self.service.status()
 
     def _status(self, _: Any) -> tuple[int, Any]:
         return 200, self.service.status()

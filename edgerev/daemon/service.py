@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import threading
+import time
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -13,10 +14,11 @@ from edgerev.daemon.adaptation import Adaptation
 from edgerev.daemon.database import written_bytes
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
-from edgerev.daemon.settings import ServeSettings
+from edgerev.daemon.sensors import resident
+from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, NumericError, StoreError, UsageError
+from edgerev.errors import DataError, EdgerevError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
@@ -40,13 +42,15 @@ class Service:
         self.settings, self.learner = settings, learner
         self.elements = math.prod(learner.sample_shape)
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
-        self.events, self.gate = Events(), Gate(settings)
-        self.turn, self.problem = Turn(), ""
+        self.events, self.turn, self.problem = Events(), Turn(), ""
         self.adaptation = self._adaptation()
+        self.gate = Gate(settings, learner.recipe.batch, self._labelled, self.events.tell)
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._round, self._rounds = 0, threading.Condition()  # of training until nothing is left to learn
         self._working = threading.RLock()  # held by whoever changes the model or writes it
+        self._busy_since = 0.0  # when the step at hand began; 0 between two
+        self._spent = 0.0  # seconds of a core that the training thread took, and the gate knows of
         self._thread = threading.Thread(target=self._train, name="training")
 
     def _adaptation(self) -> Adaptation:
@@ -87,13 +91,15 @@ class Service:
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
                 self._expire(self.settings.label_seconds)
-                while not self._stopping.is_set() and not self.gate.reason() and self._step():
+                while not self._stopping.is_set() and not self.gate.reason() and self._rested() and self._step():
                     pass
                 self.problem = ""
             except Exception as error:  # such as a full disk; nothing is lost, so it is tried again
                 if str(error) != self.problem:
                     self.problem = str(error)
                     self.events.tell("trouble", logging.ERROR, message=self.problem)
+                    if not isinstance(error, EdgerevError):
+                        logging.getLogger("edgerev.daemon").exception("training met what was not foreseen")
             if told != self.store.problem:
                 told = self.store.problem
                 level = logging.ERROR if told else logging.INFO
@@ -101,7 +107,7 @@ class Service:
             with self._rounds:
                 self._round += 1
                 self._rounds.notify_all()
-            self._wake.wait(LOOK_SECONDS)
+            self._wake.wait(min(LOOK_SECONDS, self.gate.rest() or LOOK_SECONDS))
 
     def settle(self) -> None:
         """Return when what was taken in so far is learned, or training has to wait for something else."""
@@ -135,10 +141,34 @@ class Service:
             for (number, _), row in zip(samples, rows) if max(row) >= self.settings.training.confidence
         ]  # fmt: skip
 
+    def _rested(self) -> bool:
+        """Wait for what the share of the processor asks for, up to a second; return whether it was enough."""
+        spent = time.thread_time()
+        self.gate.worked(self.settings.threads * (spent - self._spent))
+        self._spent = spent
+        rest = self.gate.rest()
+        self._stopping.wait(min(rest, LOOK_SECONDS))
+        return not rest or not self.gate.rest()
+
+    def _labelled(self, count: int) -> bool:
+        """Return whether so many labelled samples wait: their numbers follow each other."""
+        return bool(self.store.ready(self.adaptation.after + count - 1, 1))
+
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
-        with self._working:
-            return self.adaptation.step() > 0
+        self._busy_since = time.monotonic()
+        try:
+            with self._working:
+                return self.adaptation.step() > 0
+        finally:
+            self._busy_since = 0.0
+
+    def training_seconds(self) -> float:
+        """Return how long the step at hand takes already; 0 between two, infinity if the thread has died."""
+        since = self._busy_since
+        if self._thread.ident and not self._thread.is_alive() and not self._stopping.is_set():
+            return math.inf
+        return time.monotonic() - since if since else 0.0
 
     # -- controls ---------------------------------------------------------------------------------------------
 
@@ -152,6 +182,14 @@ class Service:
         self.gate.paused = False
         self.events.tell("resumed")
         self._wake.set()
+
+    def configure(self, settings: ServeSettings) -> list[str]:
+        """Take over what can change while it runs; return the keys of what changed and cannot."""
+        self.settings, left = merge(self.settings, settings)
+        self.gate.settings, self.store.most_samples = self.settings, self.settings.most_samples
+        self.adaptation.configure(self.settings)
+        self._wake.set()
+        return left
 
     def save(self) -> None:
         """Write a generation, unless the newest one is of now."""
@@ -174,10 +212,10 @@ class Service:
         with self._working:
             self.adaptation.go_back("asked for")
 
-    def export(self, path: str) -> None:
-        """Write the model as it is now to a checkpoint."""
+    def export_into(self, fd: int) -> None:
+        """Write the model as it is now to an empty file, as a checkpoint."""
         with self._working, self.turn:
-            self.learner.save(path)
+            self.learner.save_into(fd)
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -235,6 +273,7 @@ class Service:
             joined.extend(self._values(place, sample))
         if not samples:
             return []
+        self.gate.predicted()
         with self.turn:
             found = self.learner.predict_proba_many(memoryview(joined))
         return [
@@ -253,8 +292,15 @@ class Service:
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
-            "problem": self.problem, "problems": list(self.adaptation.problems),
+            "problem": self.problem, "problems": list(self.adaptation.problems), "waits_for": self.gate.waits_for,
+            **resident()._asdict(),
         }  # fmt: skip
+
+    def summary(self) -> str:
+        """Return what the daemon is doing, in a line."""
+        reason = self.problem or self.gate.waits_for
+        rest = f"; training waits: {reason}" if reason else ""
+        return f"{self.learner.steps} steps, {len(self.store)} samples wait{rest}"
 
     # -- values -----------------------------------------------------------------------------------------------
 

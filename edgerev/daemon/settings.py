@@ -6,9 +6,8 @@ of a daemon that waits. All errors are told at once, each with its path.
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ClassVar
 
 from edgerev.errors import ConfigError, UsageError
@@ -110,7 +109,9 @@ def read_table(cls: type[Table], data: Any, path: str) -> Any:
         raise ConfigError(f"{path} {data!r}: expected a table; write [{path}]")
     problems = []
     for key in data.keys() - set(cls._fields):
-        close = difflib.get_close_matches(key, cls._fields, n=1)
+        from difflib import get_close_matches  # memory that a daemon without errors does without
+
+        close = get_close_matches(key, cls._fields, n=1)
         advice = f"did you mean {close[0]!r}?" if close else f"expected one of {', '.join(cls._fields)}"
         problems.append(f"{path}.{key}: unknown key; {advice}")
     for name in cls._fields:
@@ -349,6 +350,29 @@ class ServeSettings(Table):
                 "it with token_file, or listen on 127.0.0.1"
             )
         return problems
+
+
+_LIVE = ("most_samples", "label_seconds", "training", "guard", "limits")  # what may change while the daemon runs,
+_FIXED = ("guard.on", "limits.memory")  # but for these
+
+
+def merge(old: ServeSettings, new: ServeSettings) -> tuple[ServeSettings, list[str]]:
+    """Return the settings that a daemon can change to while it runs, and the keys in which these differ from `new`."""
+    merged = old.replace(**{name: getattr(new, name) for name in _LIVE})
+    for key in _FIXED:
+        table, _, name = key.partition(".")
+        kept = getattr(new, table).replace(**{name: getattr(getattr(old, table), name)})
+        merged = merged.replace(**{table: kept})
+    return merged, [*_differing(merged, new)]
+
+
+def _differing(one: Table, other: Table, path: str = "") -> Iterator[str]:
+    for name in one._fields:
+        here, there = getattr(one, name), getattr(other, name)
+        if isinstance(here, Table) and isinstance(there, Table):
+            yield from _differing(here, there, f"{path}{name}.")
+        elif here != there:
+            yield path + name
 
 
 def load_settings(path: str) -> ServeSettings:

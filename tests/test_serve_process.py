@@ -1,0 +1,216 @@
+"""The daemon as a process: what systemd hears of it, its signals, and what keeps it from starting."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from test_serve import Daemon, Socket, daemon, folder, samples  # noqa: F401
+
+pytest.importorskip("waitress", reason="the package waitress is not installed")
+pytestmark = pytest.mark.usefixtures("cache")
+HANGING = Path(__file__).with_name("hanging_child.py")
+WATCHDOG_SECONDS = 0.5
+
+
+@pytest.fixture
+def systemd(tmp_path_factory, monkeypatch):
+    """Give a socket that daemons started from here on tell how they are."""
+    place = tmp_path_factory.mktemp("systemd") / "notify"
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as door:
+        door.bind(str(place))
+        door.settimeout(60)
+        monkeypatch.setenv("NOTIFY_SOCKET", str(place))
+        monkeypatch.setenv("WATCHDOG_USEC", str(round(1e6 * WATCHDOG_SECONDS)))
+        yield door
+
+
+def told(systemd, beginning):
+    """Return the lines of the next message that has a line beginning so."""
+    for _ in range(1000):
+        lines = systemd.recv(4096).decode().split("\n")
+        if any(line.startswith(beginning) for line in lines):
+            return lines
+    raise AssertionError(beginning)
+
+
+def event(running, kind):
+    """Return the next event of a kind that the daemon logs."""
+    for text in running.process.stderr:
+        line = json.loads(text)
+        if line["event"] == kind:
+            return line
+    raise AssertionError(kind)
+
+
+def change(running, old, new):
+    """Write `new` for `old` in the configuration, and let the daemon read it."""
+    config = running.folder / "edgerev.toml"
+    text = config.read_text()
+    assert old in text
+    config.write_text(text.replace(old, new))
+    running.process.send_signal(signal.SIGHUP)
+
+
+# -- systemd ------------------------------------------------------------------------------------------------------
+
+
+def test_systemd_hears_how_it_is(systemd, daemon):  # noqa: F811
+    assert told(systemd, "READY")[1] == "STATUS=0 steps, 0 samples wait"
+    assert daemon.ask("GET", "/v1/status")[0] == 200
+    for _ in range(2):
+        assert "WATCHDOG=1" in told(systemd, "STATUS")
+    change(daemon, "generation_samples = 64", 'generation_samples = 64\nhours = "00:00-00:01"\nidle_seconds = 1e9')
+    assert told(systemd, "RELOADING")[1].startswith("MONOTONIC_USEC=")
+    assert told(systemd, "READY") == ["READY=1"]
+    daemon.ask("POST", "/v1/predict", {"samples": [[0, 0, 0, 0]]})
+    daemon.ask("POST", "/v1/samples", {"samples": samples(8)})
+    lines = told(systemd, "STATUS=0 steps, 8 samples wait; training waits: ")  # a long wait is no hang
+    assert "WATCHDOG=1" in lines
+    assert "WATCHDOG=1" in told(systemd, "STATUS")
+    daemon.process.send_signal(signal.SIGTERM)
+    told(systemd, "STOPPING=1")
+    assert daemon.process.wait(60) == 0
+
+
+class Hanging(Daemon):
+    """A daemon in which something never ends: each "step", or each answer about its "status"."""
+
+    def __init__(self, folder, what):  # noqa: F811
+        self.command = [sys.executable, str(HANGING), str(folder / "edgerev.toml"), what]
+        super().__init__(folder)
+
+    def start(self):
+        self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
+        event(self, "serving")
+
+
+@pytest.mark.long
+def test_the_watchdog_strikes_when_all_requests_hang(systemd, folder):  # noqa: F811
+    daemon = Hanging(folder, "status")  # noqa: F811
+    connections = [Socket(daemon.socket) for _ in range(32)]
+    for connection in connections:
+        connection.request("GET", "/v1/status")
+    assert told(systemd, "STATUS=requests hang") == ["STATUS=requests hang: all threads are at others"]
+    assert "WATCHDOG=1" not in told(systemd, "STATUS")
+    assert daemon.end(signal.SIGTERM) == 0  # it does not wait for them for ever
+    for connection in connections:
+        connection.close()
+
+
+def test_the_watchdog_strikes_when_training_hangs(systemd, folder):  # noqa: F811
+    daemon = Hanging(folder, "step")  # noqa: F811
+    assert told(systemd, "STATUS=training hangs") == ["STATUS=training hangs, in a step for more than 0.5 s"]
+    for _ in range(2):
+        assert "WATCHDOG=1" not in told(systemd, "STATUS")
+    daemon.process.send_signal(signal.SIGTERM)
+    told(systemd, "STOPPING=1")
+    event(daemon, "stopping")
+    daemon.process.send_signal(signal.SIGTERM)  # the first one waits for the step
+    assert daemon.process.wait(60) == -signal.SIGTERM
+    daemon.process.stderr.close()
+
+
+# -- signals ------------------------------------------------------------------------------------------------------
+
+
+def test_reloading(daemon):  # noqa: F811
+    change(daemon, "generation_samples = 64", "generation_samples = 4999\nevery_samples = 100")
+    assert "was read again" in event(daemon, "reloaded")["message"]
+    daemon.ask("POST", "/v1/samples", {"samples": samples(99)})
+    assert daemon.ask("GET", "/v1/status")[1]["steps"] == 0
+    daemon.ask("POST", "/v1/samples", {"samples": samples(1)})
+    assert daemon.until(lambda status: status["steps"] == 12)["saved"] == 0
+    text = "every_samples = 100"
+    change(daemon, "[serve.training]", "threads = 2\n[serve.limits]\nmemory = '1G'\nceslius = 3\n[serve.training]")
+    line = event(daemon, "not reloaded")
+    assert line["level"] == "warning"
+    assert "did you mean 'celsius'" in line["message"]
+    change(daemon, "ceslius = 3", "celsius = 99")
+    assert event(daemon, "reloaded")["left"] == ["threads", "limits.memory"]
+    change(daemon, text, "every_samples = 'many'")
+    assert "training.every_samples" in event(daemon, "not reloaded")["message"]
+    assert daemon.ask("GET", "/v1/status")[0] == 200
+    assert daemon.end() == 0
+
+
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_an_end_under_load_loses_nothing_acknowledged(folder, how):  # noqa: F811
+    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 64")  # noqa: F811
+    acknowledged, begun = [], threading.Semaphore(0)
+
+    def send(seed):
+        try:
+            while True:
+                code, answer = daemon.ask("POST", "/v1/samples", {"samples": samples(8, seed)})
+                acknowledged.extend(answer["ids"] if code == 202 else [])
+                begun.release()
+        except (OSError, ValueError, AssertionError) as error:
+            return error
+
+    hanging = [socket.socket(socket.AF_UNIX) for _ in range(6)]
+    for number, client in enumerate(hanging):  # more of them than threads that answer
+        client.connect(daemon.socket)
+        client.sendall(b"POST /v1/samples HTTP/1.1\r\nContent-Length: 500\r\n" + b"\r\n{" * (number % 2))
+    threads = [threading.Thread(target=send, args=(seed,)) for seed in range(3)]
+    for thread in threads:
+        thread.start()
+    for _ in range(20):
+        assert begun.acquire(timeout=60)
+    assert daemon.end(how) == 0
+    for thread in threads:
+        thread.join()
+    for client in hanging:
+        client.close()
+    assert not os.path.exists(daemon.socket)
+    daemon.start()
+    status = daemon.until(lambda status: status["waiting"] < 8 + status["trained"] - status["saved"])
+    assert len(set(acknowledged)) == len(acknowledged)
+    assert status["trained"] + status["waiting"] - (status["trained"] - status["saved"]) >= len(acknowledged)
+    daemon.end()
+
+
+# -- what keeps it from starting ----------------------------------------------------------------------------------
+
+
+def refused(folder, **settings):  # noqa: F811
+    """Start a daemon that ends at once; return what it says."""
+    lines = {"model": str(folder / "model.edgerev"), "store": str(folder / "other.db"), **settings}
+    limits = "\n[serve.limits]\nmemory = '24M'" if lines.pop("small", False) else ""
+    config = folder / "other.toml"
+    config.write_text("[serve]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items()) + limits)
+    command = [sys.executable, "-m", "edgerev", "serve", "--config", str(config)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode in (1, 2)
+    return done.stderr
+
+
+def test_what_another_daemon_has(daemon):  # noqa: F811
+    folder = daemon.folder  # noqa: F811
+    message = refused(folder, store=str(folder / "edgerev.db"), listen="127.0.0.1:0")
+    assert "edgerev.db is in use by another daemon; expected one alone" in message
+    assert "another program listens on" in refused(folder, listen=f"unix:{daemon.socket}")
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        message = refused(folder, listen=f"127.0.0.1:{port}")
+    assert "expected an address of this machine that no other program has" in message
+    assert daemon.ask("GET", "/v1/status")[0] == 200
+
+
+def test_what_a_socket_cannot_be(folder):  # noqa: F811
+    (folder / "file").write_text("mine")
+    assert "is there and is no socket" in refused(folder, listen=f"unix:{folder / 'file'}")
+    assert (folder / "file").read_text() == "mine"
+    assert "No such file" in refused(folder, listen=f"unix:{folder / 'no' / 'where'}")
+    assert "cannot be written" in refused(folder, store=str(folder / "no" / "where.db"))
+
+
+def test_too_little_memory(folder):  # noqa: F811
+    message = refused(folder, small=True)
+    assert "limits.memory allows 25165824; raise it" in message
+    assert not (folder / "other.db").exists()
