@@ -16,8 +16,7 @@ from edgerev.daemon.memory import check_memory, one_heap
 from edgerev.daemon.notify import notify, reloading, watchdog_seconds
 from edgerev.daemon.service import Service
 from edgerev.daemon.settings import ServeSettings, load_settings
-from edgerev.errors import ConfigError, StoreError, UsageError
-from edgerev.files import open_exclusive
+from edgerev.errors import ConfigError, UsageError
 from edgerev.machine import release_freed
 
 STATUS_SECONDS = 15.0
@@ -121,27 +120,6 @@ def _leave_to_the_loop(number: int, frame: Any) -> None:
     """Do nothing: the number of the signal wakes the loop."""
 
 
-def lock_store(path: str) -> int:
-    """Keep other daemons from a store, until the process ends; return the descriptor that does.
-
-    Raises
-    ------
-    StoreError
-        Another daemon has it, or the folder cannot be written.
-    """
-    try:
-        return open_exclusive(f"{path}.lock", wait=False)
-    except BlockingIOError as error:
-        raise StoreError(
-            f"{path} is in use by another daemon; expected one alone; stop that, or name another store"
-        ) from error
-    except OSError as error:
-        raise StoreError(
-            f"{path}.lock cannot be written ({error.strerror}); expected a folder for the store; make it, or name "
-            "another"
-        ) from error
-
-
 def clear_socket(path: str) -> None:
     """Remove the socket that a killed daemon left behind.
 
@@ -233,7 +211,6 @@ def serve(config: str, settings: ServeSettings) -> None:
 
     one_heap()
     check_memory(settings)
-    lock = lock_store(settings.store)
     service = Service(settings)
     try:
         heart = Heart(service, config)
@@ -249,5 +226,4 @@ def serve(config: str, settings: ServeSettings) -> None:
             close_server(server, settings)
     finally:
         service.stop()
-        os.close(lock)
     service.events.tell("ended", message="the model is saved")
