@@ -19,21 +19,20 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Serve until a signal ends it."""
     try:
-        from waitress.server import create_server
+        from edgerev.daemon.server import Server
     except ImportError as error:
         raise UsageError(f"serving needs waitress ({error}); install it: pip install 'edgerev[serve]'") from error
-    from edgerev.daemon.http import Application
     from edgerev.daemon.service import Service
     from edgerev.daemon.settings import load_settings
 
     settings = load_settings(args.config)
     service = Service(settings)
-    kind, _, place = settings.listen.partition(":")
-    where = {"unix_socket": place, "unix_socket_perms": "600"} if kind == "unix" else {"listen": settings.listen}
-    server = create_server(Application(service), max_request_body_size=settings.request_bytes, ident="edgerev", **where)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends run(), which lets requests at hand finish
+    server = Server(service, settings)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: server.stop())  # lets requests at hand finish
     service.start()
-    print(f"edgerev: serving {settings.model} on {settings.listen}", file=sys.stderr, flush=True)
+    where = settings.listen if not server.ports else f"{settings.host}:{server.ports[0]}"
+    print(f"edgerev: serving {settings.model} on {where}", file=sys.stderr, flush=True)
     try:
         server.run()
     finally:

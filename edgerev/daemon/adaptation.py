@@ -298,6 +298,10 @@ class Adaptation:
 
     # -- what there is to say ---------------------------------------------------------------------------------
 
+    def notes(self, count: int) -> list[str]:
+        """Return the newest lines of the history, at most `count`, the oldest first; also those not written yet."""
+        return (self.store.history(count) + self._history)[-count:]
+
     def _note(self, kind: str, number: int, **figures: Any) -> None:
         line = {"kind": kind, "sample": number, "time": int(time.time()), **figures}
         self._history.append(json.dumps(line))

@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import logging
-import math
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
+from edgerev.daemon.history import History
+from edgerev.daemon.metrics import SAMPLES, Counts
+from edgerev.daemon.pace import Pace, Rate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, NumericError, UsageError
+from edgerev.daemon.values import Values, as_whole
+from edgerev.errors import DataError, EdgerevError, NumericError, QueueFullError, UsageError
 from edgerev.learner import Learner
-from edgerev.numbers import FLOAT32_MAX
 
 LOOK_SECONDS = 1.0  # between two looks at what may let training go on, or wait
+ANSWERS_KEPT = 20
+RESERVE = 16  # the last of so many parts of the queue is for calls that come together
+MOST_SECONDS = 60.0  # after which somebody whose samples were refused may ask again, at the latest
 
 
 class Service:
@@ -30,6 +37,11 @@ class Service:
     ----------
     events : what happens
     gate : whether training may run
+    values : turns what doors are told into bytes
+    history : how well the model did
+    rate : of learning
+    counts : of samples and answers since the start
+    answers : the newest: unix time, class, its probability
     problem : what keeps training from going on, or ""; samples are still taken in, and predictions answered
     """
 
@@ -38,12 +50,14 @@ class Service:
         if not learner.recipe.loss.labels:
             raise UsageError(f"{settings.model} answers with values; expected classes; train it with cross_entropy")
         self.settings, self.learner = settings, learner
-        self.elements = math.prod(learner.sample_shape)
-        self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
+        self.values = Values(learner, settings.request_bytes)
+        self.store = Store(settings.store, 4 * self.values.elements, 4, settings.most_samples)
         self.events, self.gate = Events(), Gate(settings)
         self.turn, self.problem = Turn(), ""
         self.adaptation = Adaptation(learner, self.store, settings, self.turn, self.events)
-        self._classes = {name: number for number, name in enumerate(learner.classes)}
+        self.history, self.rate, self.counts = History(self.adaptation), Rate(), Counts((*SAMPLES, "predictions"))
+        self.pace = Pace(settings.limits.samples_per_second)
+        self.answers: deque[list[Any]] = deque(maxlen=ANSWERS_KEPT)
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
         self._thread = threading.Thread(target=self._train, name="training")
@@ -75,6 +89,7 @@ class Service:
                 if str(error) != self.problem:
                     self.problem = str(error)
                     self.events.tell("trouble", logging.ERROR, message=self.problem)
+            self.rate.add(0)
             self._wake.wait(LOOK_SECONDS)
 
     def _expire(self, before: int) -> None:
@@ -83,7 +98,7 @@ class Service:
             while overdue := self.store.overdue(before, self.learner.recipe.batch):
                 self.store.label(self._sure(overdue), known=False)
                 self.store.forget([number for number, _ in overdue])
-        self.store.expire(before)
+        self.counts.add("expired", self.store.expire(before))
 
     def _sure(self, samples: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Return the ids of those samples whose answer is sure enough to be learned, with it as the target."""
@@ -102,9 +117,19 @@ class Service:
     def _step(self) -> bool:
         """Learn the next batch; return whether there was one."""
         with self._working:
-            return self.adaptation.step() > 0
+            before, count = self.adaptation.after, self.adaptation.step()
+        learned = count if self.adaptation.after > before else 0  # else it went back
+        self.counts.add("trained", learned)
+        self.rate.add(learned)
+        return count > 0
 
     # -- controls ---------------------------------------------------------------------------------------------
+
+    @property
+    def controls(self) -> dict[str, Callable[[], None]]:
+        """What somebody may ask training to do, by name."""
+        found = {"pause": self.pause, "resume": self.resume, "save": self.save}
+        return found | {"rollback": self.rollback} if self.settings.guard.on else found
 
     def pause(self) -> None:
         """Let training wait until `resume`."""
@@ -157,18 +182,42 @@ class Service:
         DataError, QueueFullError, StoreError
             None was taken in.
         """
-        arrivals = []
-        for place, sample in enumerate(samples):
-            if not isinstance(sample, dict) or not {"x"} <= sample.keys() <= {"x", "y", "key"}:
-                raise DataError(f"sample {place}: expected an object with x, and at will y and key; change it")
-            key = sample.get("key")
-            if key is not None and not isinstance(key, str):
-                raise DataError(f"sample {place}: key {key!r}: expected a text; change it")
-            label = self._label(place, sample["y"]) if sample.get("y") is not None else None
-            arrivals.append(Arrival(self._values(place, sample["x"]).tobytes(), label, key))
-        ids = self.store.put(arrivals)
+        with self.counting(len(samples)):
+            arrivals = self.values.arrivals(samples)
+        return self.put(arrivals)
+
+    def put(self, arrivals: Sequence[Arrival]) -> list[int]:
+        """Take samples in that `values` made; see `take`."""
+        count = len(arrivals)
+        with self.counting(count):
+            if count > self.store.most_samples:
+                raise DataError(f"{count} samples at once; expected at most {self.store.most_samples}; send fewer")
+            self.pace.spend(count)
+            self._need_room(count)
+            ids = self.store.put(arrivals)
+        self.counts.add("accepted", count)
         self._wake.set()
         return ids
+
+    @contextmanager
+    def counting(self, samples: int) -> Iterator[None]:
+        """Count samples as refused if an error refuses them within."""
+        try:
+            yield
+        except EdgerevError:
+            self.counts.add("refused", samples)
+            raise
+
+    def _need_room(self, count: int) -> None:
+        """Raise a QueueFullError a little before the queue is full, with the time that training takes to make room."""
+        waiting, most = len(self.store), self.store.most_samples
+        over = waiting + count - (most - most // RESERVE)
+        if over > 0 and waiting:
+            rate = self.rate.per_second if not self.gate.reason() and not self.problem else 0.0
+            raise QueueFullError(
+                f"{waiting} of {most} samples wait already; expected room for {count} more; send them again later",
+                min(over / rate, MOST_SECONDS) if rate else MOST_SECONDS,
+            )
 
     def label(self, labels: Sequence[Any]) -> list[int]:
         """Give samples their labels; return the ids that no sample waits under.
@@ -179,26 +228,43 @@ class Service:
         """
         pairs = []
         for place, label in enumerate(labels):
-            if not isinstance(label, dict) or label.keys() != {"id", "y"} or type(label["id"]) is not int:
-                raise DataError(f"label {place}: expected an object with id, a whole number, and y; change it")
-            pairs.append((label["id"], self._label(place, label["y"])))
+            number = as_whole(label["id"]) if isinstance(label, dict) and label.keys() == {"id", "y"} else None
+            if number is None or not 0 < number < 1 << 63:
+                raise DataError(f"label {place}: expected an object with id, that of a sample, and y; change it")
+            pairs.append((number, self.values.label(place, label["y"])))
         unknown = self.store.label(pairs)
+        self.counts.add("labelled", len(pairs) - len(unknown))
         self._wake.set()
         return unknown
 
-    def predict(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return `answer` and `probabilities` for each sample."""
-        joined = array("f")
-        for place, sample in enumerate(samples):
-            joined.extend(self._values(place, sample))
-        if not samples:
+    def predict(self, joined: array) -> list[dict[str, Any]]:
+        """Return `answer` and `probabilities` for each sample.
+
+        Parameters
+        ----------
+        joined : float32 numbers of all samples, one after another, as `values` makes them
+
+        Raises
+        ------
+        DataError
+            The state leaves its range: the numbers are too large for the model.
+        """
+        count = len(joined) // self.values.elements
+        if not count:
             return []
-        with self.turn:
-            found = self.learner.predict_proba_many(memoryview(joined))
-        return [
-            {"answer": self._name(row.index(max(row))), "probabilities": row.tolist()}
-            for row in _rows(found, len(samples))
+        try:
+            with self.turn:
+                found = self.learner.predict_proba_many(memoryview(joined))
+        except NumericError as error:
+            raise DataError(f"{error}; expected numbers as the model was trained on; change the samples") from error
+        answers = [
+            {"answer": self.values.name(row.index(max(row))), "probabilities": row.tolist()}
+            for row in _rows(found, count)
         ]
+        self.counts.add("predictions", count)
+        now = round(time.time(), 1)
+        self.answers.extend([now, one["answer"], max(one["probabilities"])] for one in answers[-ANSWERS_KEPT:])
+        return answers
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon is doing, in numbers."""
@@ -208,44 +274,11 @@ class Service:
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
-            "problem": self.problem, "problems": self.adaptation.problems,
+            "problem": self.problem, "problems": self.adaptation.problems, "reason": self.gate.reason(),
+            "counts": self.counts.to_dict(),
         }  # fmt: skip
-
-    # -- values -----------------------------------------------------------------------------------------------
-
-    def _values(self, place: int, x: Any) -> array:
-        try:
-            values = array("f", _flat(x))
-        except (TypeError, OverflowError) as error:
-            raise DataError(f"sample {place}: {error}; expected numbers, nested as you like; change it") from error
-        if len(values) != self.elements or not all(-FLOAT32_MAX <= value <= FLOAT32_MAX for value in values):
-            raise DataError(
-                f"sample {place} has {len(values)} values; expected {self.elements} finite ones, of shape "
-                f"{self.learner.sample_shape}, channels last; change it"
-            )
-        return values
-
-    def _label(self, place: int, y: Any) -> bytes:
-        number = self._classes.get(y) if self._classes and isinstance(y, str) else y
-        if type(number) is not int or not 0 <= number < self.learner.net.head.outputs:
-            known = f"one of {', '.join(self._classes)}" if self._classes else "a class number"
-            raise DataError(f"label {y!r} at {place}: expected {known}; change it")
-        return array("i", [number]).tobytes()
-
-    def _name(self, number: int) -> str | int:
-        return self.learner.classes[number] if number < len(self.learner.classes) else number
 
 
 def _rows(values: array, count: int) -> list[array]:
     columns = len(values) // count
     return [values[first : first + columns] for first in range(0, len(values), columns)]
-
-
-def _flat(x: Any) -> Iterator[float]:
-    if isinstance(x, list):
-        for part in x:
-            yield from _flat(part)
-    elif isinstance(x, (int, float)) and not isinstance(x, bool):
-        yield x
-    else:
-        raise TypeError(f"{x!r} is not a number")
