@@ -79,6 +79,7 @@ def test_it_follows_what_happens(browser, running):
     page.close()
 
 
+@pytest.mark.long
 def test_it_comes_back_after_a_restart(browser, running):
     page, _ = visit(browser, running)
     page.wait_for_selector("#state[data-tone=good]")
@@ -110,6 +111,7 @@ def test_the_keyboard_is_enough(browser, running):
     page.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("viewport", [PHONE, DESK], ids=["phone", "desk"])
 def test_nothing_hangs_over(browser, running, viewport):
     teach(running)

@@ -257,13 +257,13 @@ class Service:
                 found = self.learner.predict_proba_many(memoryview(joined))
         except NumericError as error:
             raise DataError(f"{error}; expected numbers as the model was trained on; change the samples") from error
-        answers = [
-            {"answer": self.values.name(row.index(max(row))), "probabilities": row.tolist()}
-            for row in _rows(found, count)
-        ]
+        answers, now = [], round(time.time(), 1)
+        for row in _rows(found, count):
+            sure = max(row)
+            name = self.values.name(row.index(sure))
+            answers.append({"answer": name, "probabilities": row.tolist()})
+            self.answers.append([now, name, sure])
         self.counts.add("predictions", count)
-        now = round(time.time(), 1)
-        self.answers.extend([now, one["answer"], max(one["probabilities"])] for one in answers[-ANSWERS_KEPT:])
         return answers
 
     def status(self) -> dict[str, Any]:
