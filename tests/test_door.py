@@ -10,6 +10,7 @@ from daemon_harness import CLASSES, NPZ, another, packed, samples
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerev import Learner
 from edgerev.daemon.npz import read_npz
 from edgerev.errors import DataError
 
@@ -52,6 +53,19 @@ def test_answers_cannot_be_taken_for_something_else(daemon):
         connection.close()
 
 
+def test_the_model_can_be_fetched(daemon, tmp_path):
+    asked = [one["x"] for one in samples(5, seed=2)]
+    response, connection = daemon.open("GET", "/v1/model")
+    assert response.headers["Content-Type"] == "application/octet-stream"
+    (tmp_path / "model.edgerev").write_bytes(response.read())
+    response, _ = daemon.open("HEAD", "/v1/model")
+    assert int(response.headers["Content-Length"]) == (tmp_path / "model.edgerev").stat().st_size
+    connection.close()
+    found = daemon.ask("POST", "/v1/predict", {"samples": asked})[1]["predictions"]
+    learner = Learner.load(str(tmp_path / "model.edgerev"))
+    assert [one["probabilities"] for one in found] == [learner.predict_proba_one(x) for x in asked]
+
+
 def test_history(tmp_path, cache):
     with another(tmp_path, "[serve.guard]\nwindow = 64") as daemon:
         assert daemon.ask("GET", "/v1/history") == (200, {"points": [], "marks": []})
@@ -75,10 +89,10 @@ def test_history(tmp_path, cache):
 
 def test_control(tmp_path, cache):
     with another(tmp_path) as daemon:
-        assert daemon.ask("POST", "/v1/control", {"do": "pause"})[1]["reason"] == "paused"
+        assert daemon.ask("POST", "/v1/control", {"do": "pause"})[1]["waits_for"] == "paused"
         assert daemon.ask("POST", "/v1/samples", {"samples": samples(16)})[0] == 202
         assert daemon.ask("GET", "/v1/status")[1]["steps"] == 0
-        assert daemon.ask("POST", "/v1/control", {"do": "resume"})[1]["reason"] == ""
+        assert daemon.ask("POST", "/v1/control", {"do": "resume"})[1]["waits_for"] == ""
         daemon.until(lambda status: status["steps"] == 2)
         assert daemon.ask("POST", "/v1/control", {"do": "save"})[1]["saved"] == 16
         assert daemon.ask("POST", "/v1/control", {"do": "rollback"})[1]["rollbacks"] == 1

@@ -103,10 +103,10 @@ def test_the_keyboard_is_enough(browser, running):
     page.keyboard.press("Shift+Tab")
     page.keyboard.press("Enter")
     page.wait_for_selector("#state-text:text-is('Paused')")
-    assert running.ask("GET", "/v1/status")[1]["reason"] == "paused"
+    assert running.ask("GET", "/v1/status")[1]["waits_for"] == "paused"
     page.keyboard.press("Space")
     page.wait_for_selector("#toggle:text-is('Pause')")
-    assert running.ask("GET", "/v1/status")[1]["reason"] == ""
+    assert running.ask("GET", "/v1/status")[1]["waits_for"] == ""
     assert problems == []
     page.close()
 

@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 from daemon_harness import CLASSES, NPZ, another, packed, samples
 
-from edgerev.daemon.facts import hottest
-
 pytest.importorskip("waitress", reason="the package waitress is not installed")
 
 
@@ -34,12 +32,12 @@ def test_events(tmp_path, cache):
         kind, data = next(stream)
         assert (kind, data["kind"]) == ("event", "paused")  # before anybody watched
         kind, data = next(stream)
-        assert (kind, data["reason"]) == ("status", "paused")
+        assert (kind, data["waits_for"]) == ("status", "paused")
         daemon.ask("POST", "/v1/control", {"do": "resume"})
         kind, data = next(one for one in stream if one[0] == "event")
         assert data["kind"] == "resumed"
         kind, data = next(one for one in stream if one[0] == "status")
-        assert data["reason"] == ""
+        assert data["waits_for"] == ""
         assert daemon.end() == 0
         assert [*stream][1:] == []  # it ended
 
@@ -93,16 +91,6 @@ def test_metrics(tmp_path, cache):
     assert families["edgerev_request_seconds"].type == "histogram"
     assert families["edgerev_loss"].samples[0].value > 0
     assert all(one.documentation for one in families.values())
-
-
-def test_temperature(tmp_path):
-    assert hottest(str(tmp_path / "nowhere")) is None
-    assert hottest(str(tmp_path)) is None
-    zones = {"thermal_zone0": "41000", "thermal_zone1": "52500", "thermal_zone2": "n/a", "cooling": "99000"}
-    for zone, text in zones.items():
-        (tmp_path / zone).mkdir()
-        (tmp_path / zone / "temp").write_text(text)
-    assert hottest(str(tmp_path)) == 52.5
 
 
 def test_description(daemon):

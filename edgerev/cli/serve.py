@@ -28,10 +28,9 @@ def run(args: argparse.Namespace) -> int:
     settings = load_settings(args.config)
     service = Service(settings)
     server = Server(service, settings)
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: server.stop())  # lets requests at hand finish
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends run(), which lets requests at hand finish
     service.start()
-    where = settings.listen if not server.ports else f"{settings.host}:{server.ports[0]}"
+    where = settings.listen if server.port is None else f"{settings.host}:{server.port}"
     print(f"edgerev: serving {settings.model} on {where}", file=sys.stderr, flush=True)
     try:
         server.run()

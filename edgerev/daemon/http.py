@@ -72,7 +72,8 @@ class Application:
             "/v1/predict": ("POST", self._predict), "/v1/control": ("POST", self._control),
             "/v1/status": ("GET", self._status), "/v1/history": ("GET", self._history),
             "/v1/events": ("GET", self._events), "/v1/openapi.json": ("GET", self._description),
-            "/metrics": ("GET", self._metrics), **dict.fromkeys(PAGE, ("GET", self._page)),
+            "/v1/model": ("GET", self._model), "/metrics": ("GET", self._metrics),
+            **dict.fromkeys(PAGE, ("GET", self._page)),
         }  # fmt: skip
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
@@ -80,7 +81,7 @@ class Application:
         answer = self._answer(environ, path, environ["REQUEST_METHOD"])
         headers = [("Content-Type", answer.kind), *answer.headers, *_HEADERS]
         start = f"{answer.code} {_WORDS[answer.code]}"
-        if isinstance(answer.body, Iterator):
+        if isinstance(answer.body, Iterator):  # a stream, or a file, which the server closes
             start_response(start, headers)
             return answer.body
         if answer.code == 204:
@@ -138,7 +139,7 @@ class Application:
     def _predict(self, environ: dict[str, Any]) -> Answer:
         with self._reading:
             joined = self._rows(environ)
-        return Answer(200, {"predictions": self.service.predict(joined)})
+        return Answer(200, {"predictions": self.service.answer(joined)})
 
     def _rows(self, environ: dict[str, Any]) -> array:
         if _kind(environ) == NPZ:
@@ -170,6 +171,19 @@ class Application:
         from edgerev.daemon.openapi import description
 
         return Answer(200, description(self.service.values, self.service.store.most_samples, [*self.service.controls]))
+
+    def _model(self, environ: dict[str, Any]) -> Answer:
+        """Send a checkpoint of the model as it is now; it is in memory until it is sent."""
+        file = open(os.memfd_create("edgerev-model"), "w+b")  # noqa: SIM115
+        try:
+            self.service.export_into(file.fileno())
+        except BaseException:
+            file.close()
+            raise
+        size = file.seek(0, os.SEEK_END)
+        file.seek(0)
+        length = ("Content-Length", str(size))
+        return Answer(200, environ["wsgi.file_wrapper"](file), "application/octet-stream", (length,))
 
     def _metrics(self, _: dict[str, Any]) -> Answer:
         facts = describe(self.service) | {"generation": max(self.service.store.generations(), default=0)}

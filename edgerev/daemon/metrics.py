@@ -71,7 +71,7 @@ def render(facts: Mapping[str, Any], durations: Durations, doors: Mapping[str, i
     """
     counts, latest = facts["counts"], facts["latest"] or [None] * 5
     outcomes = {name: counts[name] for name in SAMPLES}
-    waits = {reason: 1 for reason in (facts["problem"] and "trouble", facts["reason"]) if reason}
+    waits = {reason: 1 for reason in (facts["problem"] and "trouble", facts["waits_for"]) if reason}
     lines: list[str] = []
     for name, kind, text, value in (
         ("samples_total", "counter", "Samples by what became of them", ("outcome", outcomes)),

@@ -76,6 +76,7 @@ def _gets() -> Schema:
         "/v1/history": ("history", "How well the model did since the start", JSON, HISTORY),
         "/v1/events": ("events", "Server-sent events: event, and each second status", "text/event-stream", TEXT),
         "/v1/openapi.json": ("describe", "This description", JSON, {"type": "object"}),
+        "/v1/model": ("model", "A checkpoint of the model as it is now", "application/octet-stream", {}),
         "/metrics": ("metrics", "Metrics in the text format of Prometheus", "text/plain", TEXT),
     }
     errors = {code: ERRORS[code] for code in OF_GET}
@@ -130,8 +131,8 @@ STATUS = {
     **_object(
         steps=COUNT, waiting=COUNT, most_samples=COUNT, trained=COUNT, saved=COUNT, commits=COUNT, arena_bytes=COUNT,
         drifts=COUNT, rollbacks=COUNT, refused_batches=COUNT, usual_accuracy=_or_null("number"), guard_bytes=COUNT,
-        problem=TEXT, problems=_list(TEXT), reason=TEXT, counts=COUNTS,
-        uptime_seconds=NUMBER, rss_bytes=_or_null("integer"), peak_rss_bytes=_or_null("integer"),
+        problem=TEXT, problems=_list(TEXT), waits_for=TEXT, counts=COUNTS,
+        uptime_seconds=NUMBER, rss_bytes=COUNT, peak_rss_bytes=COUNT,
         written_bytes=_or_null("integer"), celsius=_or_null("number"), memory_limit=_or_null("integer"),
         regions=COUNTS, events=COUNTS,
         samples_per_second=NUMBER, latest={"type": ["array", "null"]}, answers=_list({"type": "array"}),

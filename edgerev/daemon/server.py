@@ -15,21 +15,23 @@ import logging
 import os
 import socket
 import time
+from collections import deque
 from typing import Any
 
 from waitress import wasyncore
+from waitress.adjustments import Adjustments
 from waitress.channel import HTTPChannel
 from waitress.parser import HTTPRequestParser
-from waitress.server import BaseWSGIServer, create_server
+from waitress.server import create_server
 from waitress.task import ErrorTask
 from waitress.utilities import Error
 
 from edgerev.daemon.access import Access, Refusal, load_token
 from edgerev.daemon.http import Application
+from edgerev.daemon.listening import listen
 from edgerev.daemon.service import Service
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.streams import MOST as STREAMS
-from edgerev.errors import UsageError
 
 THREADS = 4  # that answer; as many again as may watch are kept for streams
 CONNECTIONS = 64
@@ -174,6 +176,11 @@ class Server:
     service : what the door is for
     settings : where to listen, who may ask, and how much
 
+    Attributes
+    ----------
+    loop : members of waitress's loop, by their descriptor
+    waiting : requests that no thread took up yet
+
     Raises
     ------
     UsageError
@@ -185,56 +192,44 @@ class Server:
     def __init__(self, service: Service, settings: ServeSettings) -> None:
         access = Access(load_token(settings.token_file) if settings.token_file else "", service.events)
         self.application = Application(service, access.denied.to_dict)
-        self._map: dict[int, Any] = {}
-        self._stopping, self._path = False, settings.listen.removeprefix("unix:") if settings.host == "unix" else ""
-        where = {"unix_socket": self._path, "unix_socket_perms": "600"} if self._path else {"listen": settings.listen}
-        try:
-            create_server(
-                self.application, map=self._map, threads=THREADS + STREAMS, connection_limit=2 * CONNECTIONS,
-                max_request_body_size=settings.request_bytes + 1, max_request_header_size=HEADER_BYTES,
-                inbuf_overflow=NEVER, outbuf_overflow=NEVER, ident="edgerev", log_socket_errors=False, **where,
-            )  # fmt: skip
-        except (OSError, ValueError) as error:
-            raise UsageError(
-                f"cannot listen on {settings.listen} ({error}); expected an address that is free; change listen"
-            ) from error
+        self.loop: dict[int, Any] = {}
+        self._path = settings.listen.removeprefix("unix:") if settings.host == "unix" else ""
+        Adjustments.listen = []  # its default is not used here, but looked up, with tables of 0.5 MB
+        self._server = create_server(
+            self.application, self.loop, sockets=[listen(settings)], threads=THREADS + STREAMS, ident="edgerev",
+            connection_limit=2 * CONNECTIONS, max_request_body_size=settings.request_bytes + 1,
+            max_request_header_size=HEADER_BYTES, inbuf_overflow=NEVER, outbuf_overflow=NEVER, log_socket_errors=False,
+        )  # fmt: skip
+        self._server.channel_class = functools.partial(_Channel, access, settings.request_seconds)
+        self.waiting: deque[Any] = self._server.task_dispatcher.queue
         logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that calls wait for a commit is no news
-        self._servers = [one for one in self._map.values() if isinstance(one, BaseWSGIServer)]
-        for one in self._servers:
-            one.channel_class = functools.partial(_Channel, access, settings.request_seconds)
 
     @property
-    def ports(self) -> list[int]:
-        """TCP ports that are listened on; useful where 0 was asked for."""
-        return [] if self._path else [int(one.effective_port) for one in self._servers]
+    def port(self) -> int | None:
+        """TCP port that is listened on, also where 0 was asked for; None for a Unix socket."""
+        return None if self._path else int(self._server.effective_port)
 
     def run(self) -> None:
-        """Answer until `stop`; then let requests at hand finish."""
+        """Answer until a handler of a signal, or a member of the loop, raises SystemExit; finish requests at hand."""
         try:
-            while not self._stopping:
+            while True:
                 self._round(1.0)
+        except SystemExit:
+            pass
         finally:
             self._close()
 
-    def stop(self) -> None:
-        """Let `run` end; from a handler of a signal, or another thread."""
-        self._stopping = True
-        for one in self._servers:
-            one.pull_trigger()
-
     def _round(self, seconds: float) -> None:
-        wasyncore.loop(seconds, use_poll=True, map=self._map, count=1)
+        wasyncore.loop(seconds, use_poll=True, map=self.loop, count=1)
 
     def _close(self) -> None:
         self.application.streams.close()
-        for one in self._servers:
-            one.accepting = False
-        self._servers[0].task_dispatcher.shutdown()
+        self._server.accepting = False
+        self._server.task_dispatcher.shutdown()
         for _ in range(LAST_ROUNDS):
-            if not any(channel.total_outbufs_len for one in self._servers for channel in one.active_channels.values()):
+            if not any(channel.total_outbufs_len for channel in self._server.active_channels.values()):
                 break
             self._round(0.1)
-        wasyncore.close_all(self._map, ignore_all=True)
+        wasyncore.close_all(self.loop, ignore_all=True)
         if self._path:
-            with contextlib.suppress(OSError):
-                os.unlink(self._path)
+            os.unlink(self._path)

@@ -163,10 +163,10 @@ class Service:
         with self._working:
             self.adaptation.go_back("asked for")
 
-    def export(self, path: str) -> None:
-        """Write the model as it is now to a checkpoint."""
+    def export_into(self, fd: int) -> None:
+        """Write the model as it is now to an empty file, as a checkpoint."""
         with self._working, self.turn:
-            self.learner.save(path)
+            self.learner.save_into(fd)
 
     # -- requests ---------------------------------------------------------------------------------------------
 
@@ -237,7 +237,11 @@ class Service:
         self._wake.set()
         return unknown
 
-    def predict(self, joined: array) -> list[dict[str, Any]]:
+    def predict(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
+        """Return `answer` and `probabilities` for each sample, a list of numbers."""
+        return self.answer(self.values.rows(samples))
+
+    def answer(self, joined: array) -> list[dict[str, Any]]:
         """Return `answer` and `probabilities` for each sample.
 
         Parameters
@@ -274,7 +278,7 @@ class Service:
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
-            "problem": self.problem, "problems": self.adaptation.problems, "reason": self.gate.reason(),
+            "problem": self.problem, "problems": self.adaptation.problems, "waits_for": self.gate.reason(),
             "counts": self.counts.to_dict(),
         }  # fmt: skip
 

@@ -168,7 +168,7 @@ function tell(tone, text) {
 // -- the panels -----------------------------------------------------------------------------------------------------
 
 function render() {
-  const { problem, reason, latest, waiting, most_samples: most, controls } = status;
+  const { problem, waits_for: reason, latest, waiting, most_samples: most, controls } = status;
   if (problem) tell("bad", "Stopped");
   else if (reason) tell("wait", reason === "paused" ? "Paused" : `Waiting: ${reason}`);
   else tell("good", status.samples_per_second && waiting ? "Learning" : "Running");
