@@ -20,7 +20,7 @@ from edgerev.daemon.pace import Pace, Rate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.daemon.values import Values, as_whole
+from edgerev.daemon.values import Values
 from edgerev.errors import DataError, EdgerevError, NumericError, QueueFullError, UsageError
 from edgerev.learner import Learner
 
@@ -226,12 +226,10 @@ class Service:
         ----------
         labels : each a dict with `id` and `y`
         """
-        pairs = []
-        for place, label in enumerate(labels):
-            number = as_whole(label["id"]) if isinstance(label, dict) and label.keys() == {"id", "y"} else None
-            if number is None or not 0 < number < 1 << 63:
-                raise DataError(f"label {place}: expected an object with id, that of a sample, and y; change it")
-            pairs.append((number, self.values.label(place, label["y"])))
+        return self.put_labels(self.values.labels(labels))
+
+    def put_labels(self, pairs: Sequence[tuple[int, bytes]]) -> list[int]:
+        """Give samples their labels that `values` made; see `label`."""
         unknown = self.store.label(pairs)
         self.counts.add("labelled", len(pairs) - len(unknown))
         self._wake.set()

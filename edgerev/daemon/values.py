@@ -90,9 +90,24 @@ class Values:
 
         return read_npz(data, self.elements, self._most_bytes).x
 
+    def labels(self, labels: Sequence[Any]) -> list[tuple[int, bytes]]:
+        """Return the ids of samples with their labels.
+
+        Parameters
+        ----------
+        labels : each a dict with `id` and `y`
+        """
+        pairs = []
+        for place, label in enumerate(labels):
+            number = _as_whole(label["id"]) if isinstance(label, dict) and label.keys() == {"id", "y"} else None
+            if number is None or not 0 < number < 1 << 63:
+                raise DataError(f"label {place}: expected an object with id, that of a sample, and y; change it")
+            pairs.append((number, self.label(place, label["y"])))
+        return pairs
+
     def label(self, place: int, y: Any) -> bytes:
         """Return a class, by name or number, as bytes."""
-        number = self._numbers.get(y) if self._numbers and isinstance(y, str) else as_whole(y)
+        number = self._numbers.get(y) if self._numbers and isinstance(y, str) else _as_whole(y)
         if number is None or not 0 <= number < self.outputs:
             known = f"one of {', '.join(self.classes)}" if self.classes else f"a class number below {self.outputs}"
             raise DataError(f"label {_short(y)} at {place}: expected {known}; change it")
@@ -123,7 +138,7 @@ class Values:
         return key
 
 
-def as_whole(value: Any) -> int | None:
+def _as_whole(value: Any) -> int | None:
     """Return a whole number of JSON, which may be written as 1.0, or None if it is none."""
     if type(value) is int:
         return value
