@@ -88,7 +88,7 @@ def arm_root() -> Path:
 
 @pytest.fixture(scope="module")
 def daemon(tmp_path_factory, _cache_folder):
-    """Give a daemon on a free TCP port, with small limits; it has nowhere to put temporary files."""
+    """Give a daemon on a free TCP port, with small limits."""
     from daemon_harness import Daemon, save_model
 
     pytest.importorskip("waitress", reason="the package waitress is not installed")
@@ -96,7 +96,6 @@ def daemon(tmp_path_factory, _cache_folder):
     save_model(folder / "model.edgerev")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(_cache_folder))
-        patch.setenv("TMPDIR", "/nowhere")
         made = Daemon(folder, listen="127.0.0.1:0", request_bytes=200_000, request_seconds=0.5)
     yield made
     assert made.end() == 0

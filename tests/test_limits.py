@@ -2,6 +2,7 @@
 
 import contextlib
 import json
+import os
 import socket
 import time
 
@@ -133,3 +134,33 @@ def test_pace():
         pace.spend(1)
     assert 990e3 < found.value.seconds <= 1000e3
     Pace(0).spend(10**9)
+
+
+def test_a_queue_that_is_nearly_full_says_when_there_will_be_room(tmp_path, cache):
+    tables = "[serve.training]\ngeneration_samples = 32\ngeneration_seconds = 0"
+    with another(tmp_path, tables, most_samples=64) as daemon:
+        daemon.ask("POST", "/v1/samples", {"samples": samples(32)})
+        daemon.until(lambda status: status["waiting"] == 0)  # learned, and deleted with the generation
+        unlabelled = [{"x": one["x"]} for one in samples(60)]
+        assert daemon.ask("POST", "/v1/samples", {"samples": unlabelled})[0] == 202
+        response, connection = daemon.open("POST", "/v1/samples", {"samples": unlabelled[:1]})
+        assert response.status == 429  # 3 places are left, for calls that come together
+        assert 1 <= int(response.headers["Retry-After"]) < 60  # known from the pace of training
+        connection.close()
+
+
+def opened(daemon):
+    folder = f"/proc/{daemon.process.pid}/fd"
+    return sorted(os.readlink(f"{folder}/{number}") for number in os.listdir(folder))
+
+
+def test_bodies_are_never_spilled_to_files(tmp_path, cache):
+    with another(tmp_path, listen="127.0.0.1:0", request_bytes=4_000_000) as daemon:
+        before = [name for name in opened(daemon) if "socket" not in name]
+        with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as sock:
+            sock.sendall(head(4_000_000) + b" " * 3_999_999)
+            for _ in range(600):  # in each round of the server some of it is read
+                assert daemon.ask("GET", "/v1/status")[0] == 200
+            assert [name for name in opened(daemon) if "socket" not in name] == before
+            sock.sendall(b" ")
+            assert sock.recv(100).startswith(b"HTTP/1.1 400 ")

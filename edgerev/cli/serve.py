@@ -29,10 +29,10 @@ def run(args: argparse.Namespace) -> int:
     service = Service(settings)
     server = Server(service, settings)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # ends run(), which lets requests at hand finish
-    service.start()
     where = settings.listen if server.port is None else f"{settings.host}:{server.port}"
-    print(f"edgerev: serving {settings.model} on {where}", file=sys.stderr, flush=True)
     try:
+        service.start()
+        print(f"edgerev: serving {settings.model} on {where}", file=sys.stderr, flush=True)
         server.run()
     finally:
         service.stop()

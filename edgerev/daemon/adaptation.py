@@ -47,6 +47,7 @@ class Adaptation:
     after : number of the last sample that was learned, or left out
     saved : the same of the newest generation
     problems : what was wrong with generations
+    last_window : what was noted of it, since the start
     drifts, rollbacks, refused : how often each came, batches for the last
 
     Raises
@@ -66,6 +67,7 @@ class Adaptation:
         self.drifts = self.rollbacks = self.refused = 0
         self._refusing: set[int] = set()  # first samples of batches that could not be learned
         self._history: list[str] = []
+        self.last_window: dict[str, Any] | None = None
         self._learning_left = 0
         self.detector = DriftDetector(len(learner.runtime.view("input.mean")))
         self.guard = WindowGuard(learner.net.head.outputs, settings.guard)
@@ -303,8 +305,10 @@ class Adaptation:
         return (self.store.history(count) + self._history)[-count:]
 
     def _note(self, kind: str, number: int, **figures: Any) -> None:
-        line = {"kind": kind, "sample": number, "time": int(time.time()), **figures}
+        line = {"kind": kind, "sample": number, "time": round(time.time(), 1), **figures}
         self._history.append(json.dumps(line))
+        if kind == "window":
+            self.last_window = line
 
     def _tell_problem(self, text: str) -> None:
         self.problems.append(text)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
@@ -27,19 +27,18 @@ class History:
 
     def __init__(self, adaptation: Adaptation) -> None:
         self._adaptation = adaptation
-        self._latest: list[Any] | None = None
+        before = points_and_marks(adaptation.notes(LINES))["points"]
+        self._before = before[-1] if before else None  # the start
 
     def latest(self) -> list[Any] | None:
         """Return the newest point: of the window at hand, or of the last one; None before there is any."""
-        window, guarded = self._adaptation.guard.window, self._adaptation.settings.guard.on
-        if window.known >= LEAST:
-            rates = [window.loss, window.right, window.usual if guarded else None]
-            shares = [None if value is None else value / window.known for value in rates]
-            self._latest = [round(time.time(), 1), self._adaptation.after, *shares]
-        elif self._latest is None:
-            points = points_and_marks(self._adaptation.notes(LINES))["points"]
-            self._latest = points[-1] if points else None
-        return self._latest
+        window, table = self._adaptation.guard.window, self._adaptation.settings.guard
+        if window.known < min(LEAST, table.window):
+            line = self._adaptation.last_window
+            return self._before if line is None else _point(line)
+        sums = window.loss, window.right, window.usual if table.on else None
+        shares = (None if value is None else value / window.known for value in sums)
+        return [round(time.time(), 1), self._adaptation.after, *shares]
 
     def to_dict(self) -> dict[str, list]:
         """Return points and marks, the oldest first."""
@@ -59,9 +58,12 @@ def points_and_marks(lines: Sequence[str]) -> dict[str, list]:
     points, marks = [], []
     for line in map(json.loads, lines):
         if line["kind"] == "window":
-            figures = line["loss"], line["accuracy"], line["accepted_accuracy"]
-            points.append([line["time"], line["sample"], *figures])
+            points.append(_point(line))
         else:
             marks.append([line["time"], line["sample"], line["kind"], line["message"]])
     step = -(-len(points) // POINTS) or 1
     return {"points": points[(len(points) - 1) % step :: step], "marks": marks}
+
+
+def _point(line: Mapping[str, Any]) -> list[Any]:
+    return [line[name] for name in ("time", "sample", "loss", "accuracy", "accepted_accuracy")]

@@ -108,7 +108,7 @@ function take(kind, data) {
   } else if (kind === "status") {
     status = data;
     const newest = points.at(-1);
-    if (data.latest && (!newest || data.latest[1] !== newest[1])) points.push(data.latest);
+    if (data.latest && (!newest || data.latest[1] > newest[1])) points.push(data.latest);
     if (points.length > MOST_POINTS) points.splice(0, points.length - MOST_POINTS);
     render();
   }
