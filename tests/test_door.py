@@ -23,6 +23,8 @@ ONE = np.zeros((1, 4))
 
 
 def test_head_and_options(daemon):
+    for _ in range(10):  # more than may watch
+        assert daemon.ask("HEAD", "/v1/events")[0] == 200
     response, connection = daemon.open("HEAD", "/v1/status")
     assert response.status == 200
     assert int(response.headers["Content-Length"]) > 100
@@ -58,8 +60,12 @@ def test_the_model_can_be_fetched(daemon, tmp_path):
     response, connection = daemon.open("GET", "/v1/model")
     assert response.headers["Content-Type"] == "application/octet-stream"
     (tmp_path / "model.edgerev").write_bytes(response.read())
-    response, _ = daemon.open("HEAD", "/v1/model")
+    connection.close()
+    response, connection = daemon.open("HEAD", "/v1/model")
     assert int(response.headers["Content-Length"]) == (tmp_path / "model.edgerev").stat().st_size
+    assert response.read() == b""
+    connection.request("GET", "/v1/status")
+    assert connection.getresponse().status == 200  # on the same connection: no body lies between the two
     connection.close()
     found = daemon.ask("POST", "/v1/predict", {"samples": asked})[1]["predictions"]
     learner = Learner.load(str(tmp_path / "model.edgerev"))

@@ -9,7 +9,7 @@ import os
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
 
 from edgerev.daemon.facts import describe
@@ -40,7 +40,7 @@ _HEADERS = [
 
 
 class Answer(NamedTuple):
-    """An answer: JSON unless its `kind` is another."""
+    """An answer: a dict, which becomes JSON, or bytes, or what yields them and can be closed."""
 
     code: int
     body: Any = None
@@ -77,21 +77,23 @@ class Application:
         }  # fmt: skip
 
     def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        began, path = time.monotonic(), environ["PATH_INFO"].rstrip("/") or "/"
-        answer = self._answer(environ, path, environ["REQUEST_METHOD"])
+        began, path, method = time.monotonic(), environ["PATH_INFO"].rstrip("/") or "/", environ["REQUEST_METHOD"]
+        answer = self._answer(environ, path, method)
         headers = [("Content-Type", answer.kind), *answer.headers, *_HEADERS]
         start = f"{answer.code} {_WORDS[answer.code]}"
-        if isinstance(answer.body, Iterator):  # a stream, or a file, which the server closes
-            start_response(start, headers)
-            return answer.body
         if answer.code == 204:
             start_response(start, headers[1:])
             return []
+        if not isinstance(answer.body, (bytes, dict)):  # a stream, or a file, which the server closes
+            start_response(start, headers)
+            if method == "HEAD":
+                answer.body.close()
+            return [] if method == "HEAD" else answer.body
         body = answer.body if isinstance(answer.body, bytes) else json.dumps(answer.body).encode()
         start_response(start, [*headers, ("Content-Length", str(len(body)))])
         if path in self._routes:
             self._durations.add(path, time.monotonic() - began)
-        return [] if environ["REQUEST_METHOD"] == "HEAD" else [body]
+        return [] if method == "HEAD" else [body]
 
     def _answer(self, environ: dict[str, Any], path: str, method: str) -> Answer:
         if path not in self._routes:
@@ -111,7 +113,7 @@ class Application:
         except QueueFullError as error:
             return _problem(429, str(error), ("Retry-After", str(max(1, math.ceil(error.seconds)))))
         except StoreError as error:
-            return _problem(503, str(error))
+            return _problem(503, str(error), ("Retry-After", "60"))
         except EdgerevError as error:
             return _problem(500, str(error))
         except Exception as error:  # a defect of ours: the daemon stays, and says so
@@ -163,9 +165,7 @@ class Application:
     def _history(self, _: dict[str, Any]) -> Answer:
         return Answer(200, self.service.history.to_dict())
 
-    def _events(self, environ: dict[str, Any]) -> Answer:
-        if environ["REQUEST_METHOD"] == "HEAD":
-            return Answer(200, b"", "text/event-stream")
+    def _events(self, _: dict[str, Any]) -> Answer:
         stream = self.streams.open()
         if stream is None:
             return _problem(503, "as many watch as may; close another page", ("Retry-After", "10"))
