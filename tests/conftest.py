@@ -96,6 +96,6 @@ def daemon(tmp_path_factory, _cache_folder):
     save_model(folder / "model.edgerev")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(_cache_folder))
-        made = Daemon(folder, listen="127.0.0.1:0", request_bytes=200_000, request_seconds=0.5)
+        made = Daemon(folder, listen="127.0.0.1:0", request_bytes=200_000, request_seconds=0.3)
     yield made
     assert made.end() == 0

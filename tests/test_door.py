@@ -164,7 +164,7 @@ WHOLE = packed(x=np.arange(8.0).reshape(2, 4), y=np.array([1, 2]))
 
 
 @given(st.integers(0, len(WHOLE) - 1), st.binary(min_size=1, max_size=8))
-@settings(deadline=None, max_examples=300, derandomize=True)
+@settings(deadline=None, max_examples=150, derandomize=True)
 def test_damaged_files_of_arrays(place, junk):
     damaged = WHOLE[:place] + junk + WHOLE[place + len(junk) :]
     with contextlib.suppress(DataError):
@@ -181,14 +181,14 @@ ANYTHING = st.recursive(
 
 
 @given(st.sampled_from(["samples", "labels", "predict"]), st.lists(ANYTHING, max_size=4))
-@settings(deadline=None, max_examples=200, derandomize=True)
+@settings(deadline=None, max_examples=80, derandomize=True)
 def test_bodies_of_any_form_are_answered(daemon, route, things):
     name = "labels" if route == "labels" else "samples"
     assert daemon.ask("POST", f"/v1/{route}", {name: things})[0] in (200, 202, 400)
 
 
 @given(st.binary(max_size=200))
-@settings(deadline=None, max_examples=100, derandomize=True)
+@settings(deadline=None, max_examples=40, derandomize=True)
 def test_bodies_of_any_bytes_are_answered(daemon, body):
     assert daemon.ask("POST", "/v1/samples", body)[0] == 400
     assert daemon.ask("POST", "/v1/samples", body, **NPZ)[0] == 400

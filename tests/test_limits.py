@@ -14,7 +14,7 @@ from edgerev.errors import QueueFullError
 
 pytest.importorskip("waitress", reason="the package waitress is not installed")
 
-SLOW = 0.5  # seconds that the daemon of these tests gives a request
+SLOW = 0.3  # seconds that the daemon of these tests gives a request
 
 
 def test_bodies_at_the_limit(daemon):
@@ -58,7 +58,7 @@ def test_errors_of_the_server_are_json(daemon, request_, code):
 HEAD = head(1000)
 
 
-@pytest.mark.parametrize("count", [50, 150])
+@pytest.mark.parametrize("count", [50, pytest.param(150, marks=pytest.mark.long)])
 def test_slow_clients_hold_nobody_up(tmp_path, cache, count):
     """Half of them trickle headers, half bodies; more than may be connected make room for who comes."""
     with another(tmp_path, listen="127.0.0.1:0") as daemon, contextlib.ExitStack() as stack:
@@ -155,11 +155,11 @@ def opened(daemon):
 
 
 def test_bodies_are_never_spilled_to_files(tmp_path, cache):
-    with another(tmp_path, listen="127.0.0.1:0", request_bytes=4_000_000) as daemon:
+    with another(tmp_path, listen="127.0.0.1:0", request_bytes=1_000_000) as daemon:
         before = [name for name in opened(daemon) if "socket" not in name]
         with socket.create_connection(("127.0.0.1", daemon.port), timeout=30) as sock:
-            sock.sendall(head(4_000_000) + b" " * 3_999_999)
-            for _ in range(600):  # in each round of the server some of it is read
+            sock.sendall(head(1_000_000) + b" " * 999_999)
+            for _ in range(200):  # in each round of the server, two for a request, 8 kB of it are read
                 assert daemon.ask("GET", "/v1/status")[0] == 200
             assert [name for name in opened(daemon) if "socket" not in name] == before
             sock.sendall(b" ")
