@@ -38,7 +38,7 @@ CONNECTIONS = 64
 BODIES = 8  # most bytes of bodies on their way in, over the most bytes of one
 HEADER_BYTES = 16 << 10
 LAST_ROUNDS = 20  # of a tenth of a second, in which clients may fetch the end of their answers
-NEVER = 1 << 40  # bytes after which waitress would write to a temporary file
+NEVER = 1 << 40  # bytes after which waitress writes to a temporary file; seconds, by a clock that may jump, to a close
 _WORDS = {401: "Unauthorized", 403: "Forbidden", 503: "Service Unavailable"}
 
 
@@ -198,7 +198,8 @@ class Server:
         self._server = create_server(
             self.application, self.loop, sockets=[listen(settings)], threads=THREADS + STREAMS, ident="edgerev",
             connection_limit=2 * CONNECTIONS, max_request_body_size=settings.request_bytes + 1,
-            max_request_header_size=HEADER_BYTES, inbuf_overflow=NEVER, outbuf_overflow=NEVER, log_socket_errors=False,
+            max_request_header_size=HEADER_BYTES, inbuf_overflow=NEVER, outbuf_overflow=NEVER, channel_timeout=NEVER,
+            log_socket_errors=False,
         )  # fmt: skip
         self._server.channel_class = functools.partial(_Channel, access, settings.request_seconds)
         self.waiting: deque[Any] = self._server.task_dispatcher.queue
