@@ -99,3 +99,19 @@ def daemon(tmp_path_factory, _cache_folder):
         made = Daemon(folder, listen="127.0.0.1:0", request_bytes=200_000, request_seconds=0.3)
     yield made
     assert made.end() == 0
+
+
+@pytest.fixture(scope="session")
+def disk_library(tmp_path_factory):
+    """Give the library that records what a process does to a folder, or lets it fail."""
+    from disk import build_library
+
+    return build_library(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def disk(disk_library, tmp_path):
+    """Give a folder whose power can be cut."""
+    from disk import Disk
+
+    return Disk(disk_library, tmp_path)

@@ -73,7 +73,7 @@ def test_the_model_can_be_fetched(daemon, tmp_path):
 
 
 def test_history(tmp_path, cache):
-    with another(tmp_path, "[serve.guard]\nwindow = 64") as daemon:
+    with another(tmp_path, "[serve.training]\ngeneration_samples = 64\n[serve.guard]\nwindow = 64") as daemon:
         assert daemon.ask("GET", "/v1/history") == (200, {"points": [], "marks": []})
         daemon.ask("POST", "/v1/samples", {"samples": samples(96)})
         daemon.until(lambda status: status["steps"] == 12)

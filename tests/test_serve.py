@@ -66,14 +66,14 @@ def test_it_goes_on_where_it_was(daemon, how):
 
 
 def test_a_full_queue_says_so(folder):
-    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 5", most_samples=10)
-    code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 11})
+    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 8", most_samples=16)
+    code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 17})
     assert code == 400
-    assert "11 samples at once; expected at most 10" in answer["error"]
-    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 9})[0] == 202
-    response, connection = daemon.open("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 2})
+    assert "17 samples at once; expected at most 16" in answer["error"]
+    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 15})[0] == 202
+    response, connection = daemon.open("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 1})
     assert (response.status, response.headers["Retry-After"]) == (429, "60")  # nothing has been trained yet
-    assert b"9 of 10 samples wait already" in response.read()
+    assert b"15 of 16 samples wait already" in response.read()
     connection.close()
     daemon.end()
 

@@ -9,7 +9,6 @@ from typing import Any
 from edgerev import __version__
 from edgerev.daemon.sensors import celsius, resident
 from edgerev.daemon.service import Service
-from edgerev.machine import read_fields
 
 _STARTED = time.monotonic()
 
@@ -17,10 +16,9 @@ _STARTED = time.monotonic()
 def describe(service: Service) -> dict[str, Any]:
     """Return the service's status with the facts of its process and machine; None for what cannot be read here."""
     settings = service.settings
-    written = read_fields("/proc/self/io").get("write_bytes")
     return service.status() | resident()._asdict() | {
         "uptime_seconds": round(time.monotonic() - _STARTED, 1),
-        "written_bytes": int(written) if written else None, "celsius": celsius(),
+        "celsius": celsius(),
         "memory_limit": settings.limits.memory or None,
         "regions": {region.value: size for region, (_, size) in service.learner.plan.regions.items() if size},
         "events": service.events.counts.copy(), "samples_per_second": round(service.rate.per_second, 1),

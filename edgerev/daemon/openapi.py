@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from edgerev import __version__
-from edgerev.daemon.values import MOST_KEY, Values
+from edgerev.daemon.store import KEY_BYTES
+from edgerev.daemon.values import Values
 from edgerev.numbers import FLOAT32_MAX
 
 Schema = dict[str, Any]
@@ -49,7 +50,7 @@ def description(values: Values, most_samples: int, controls: list[str]) -> Schem
 
 def _posts(values: Values, most_samples: int, controls: list[str]) -> Schema:
     row, label, ids = _row(values), _label(values), _list(ID)
-    key = {"type": ["string", "null"], "minLength": 1, "maxLength": MOST_KEY}
+    key = {"type": ["string", "null"], "minLength": 1, "maxLength": KEY_BYTES, "description": "In UTF-8, of bytes"}
     sample = _object({"x"}, x=row, y={"anyOf": [label, {"type": "null"}]}, key=key)
     samples = _object(samples={**_list(sample), "maxItems": most_samples})
     labels = _object(labels=_list(_object(id=ID, y=label)))
@@ -131,7 +132,7 @@ STATUS = {
     **_object(
         steps=COUNT, waiting=COUNT, most_samples=COUNT, trained=COUNT, saved=COUNT, commits=COUNT, arena_bytes=COUNT,
         drifts=COUNT, rollbacks=COUNT, refused_batches=COUNT, usual_accuracy=_or_null("number"), guard_bytes=COUNT,
-        problem=TEXT, problems=_list(TEXT), waits_for=TEXT, counts=COUNTS,
+        problem=TEXT, problems=_list(TEXT), store_problem=TEXT, syncs=COUNT, waits_for=TEXT, counts=COUNTS,
         uptime_seconds=NUMBER, rss_bytes=COUNT, peak_rss_bytes=COUNT,
         written_bytes=_or_null("integer"), celsius=_or_null("number"), memory_limit=_or_null("integer"),
         regions=COUNTS, events=COUNTS,

@@ -172,7 +172,7 @@ function render() {
   if (problem) tell("bad", "Stopped");
   else if (reason) tell("wait", reason === "paused" ? "Paused" : `Waiting: ${reason}`);
   else tell("good", status.samples_per_second && waiting ? "Learning" : "Running");
-  warn([problem, ...status.problems].filter(Boolean).join("; "));
+  warn([problem, status.store_problem, ...status.problems].filter(Boolean).join("; "));
   const paused = reason === "paused";
   $("toggle").dataset.do = paused ? "resume" : "pause";
   write("toggle", paused ? "Resume" : "Pause");
