@@ -56,7 +56,7 @@ setup(
     package_dir=ROOTS,
     package_data={
         "edgerev.cli": ["*.toml"], "edgerev.tools": ["*.toml", "templates/*"], "edgerev.deploy": ["c/*"],
-        "edgerev.deploy.device": ["*.sh"],
+        "edgerev.deploy.device": ["*.sh"], "edgerev.daemon": ["page/*"],
     },
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},
 )

@@ -18,7 +18,7 @@ from edgerev.kernels.library import FOLDER, SUFFIX
 from edgerev.kernels.targets import TARGETS, Target, architecture, named
 
 PACKAGES = ("edgerev", "edgerev.kernels", "edgerev.deploy", "edgerev.tools")  # each may lie in a folder of its own
-INSTALLED = (".py", ".toml", ".c", ".h", ".sh")  # of a checkout, which may hold other things
+INSTALLED = (".py", ".toml", ".c", ".h", ".sh", ".html", ".js", ".css", ".svg")  # of a checkout, with others
 _EARLIEST = "315532800"  # 1980, the first that a zip file can say
 
 

@@ -77,7 +77,16 @@ class DamagedError(StoreError):
 
 
 class QueueFullError(EdgerevError):
-    """As many samples wait as may; nothing was taken in."""
+    """As many samples wait as may, or more came at once than may; nothing was taken in.
+
+    Attributes
+    ----------
+    seconds : after which it is worth trying again
+    """
+
+    def __init__(self, message: str, seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.seconds = seconds
 
 
 class DaemonError(EdgerevError):

@@ -86,6 +86,21 @@ def arm_root() -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def daemon(tmp_path_factory, _cache_folder):
+    """Give a daemon on a free TCP port, with small limits."""
+    from daemon_harness import Daemon, save_model
+
+    pytest.importorskip("waitress", reason="the package waitress is not installed")
+    folder = tmp_path_factory.mktemp("door")
+    save_model(folder / "model.edgerev")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(_cache_folder))
+        made = Daemon(folder, listen="127.0.0.1:0", request_bytes=200_000, request_seconds=0.3)
+    yield made
+    assert made.end() == 0
+
+
 @pytest.fixture(scope="session")
 def disk_library(tmp_path_factory):
     """Give the library that records what a process does to a folder, or lets it fail."""
@@ -100,3 +115,12 @@ def disk(disk_library, tmp_path):
     from disk import Disk
 
     return Disk(disk_library, tmp_path)
+
+
+@pytest.fixture
+def folder(tmp_path) -> Path:
+    """Give a folder with a small, untrained model for a daemon."""
+    from daemon_harness import save_model
+
+    save_model(tmp_path / "model.edgerev")
+    return tmp_path

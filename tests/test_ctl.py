@@ -5,7 +5,8 @@ import socket
 import threading
 
 import pytest
-from test_serve import Daemon, daemon, folder, samples  # noqa: F401
+from daemon_harness import samples
+from test_serve import daemon  # noqa: F401  # a fixture
 
 from edgerev import Learner
 

@@ -7,8 +7,8 @@ import subprocess
 import sys
 
 import pytest
+from daemon_harness import Daemon, samples
 from test_salvage import break_page
-from test_serve import Daemon, folder, samples  # noqa: F401
 
 from edgerev.daemon.database import PAGE_BYTES
 from edgerev.daemon.service import Service
@@ -31,7 +31,7 @@ class Telling(Daemon):
 
 
 @pytest.fixture
-def daemon(folder, disk, monkeypatch):  # noqa: F811
+def daemon(folder, disk, monkeypatch):
     """Give a daemon whose store is on a disk that can be struck."""
     for name, value in disk.environment().items():
         monkeypatch.setenv(name, value)
@@ -139,7 +139,7 @@ def test_no_room_to_salvage(daemon, disk):
     assert daemon.until(lambda status: status["steps"] == 8)["waiting"] == 3
 
 
-def test_a_small_file_system_that_is_full(folder, tmp_path):  # noqa: F811
+def test_a_small_file_system_that_is_full(folder, tmp_path):
     place = tmp_path / "small"
     place.mkdir()
     if shutil.which("mount") is None or subprocess.run(
@@ -167,7 +167,7 @@ def test_a_small_file_system_that_is_full(folder, tmp_path):  # noqa: F811
         subprocess.run(["umount", "-l", place], check=True)
 
 
-def test_a_generation_that_finds_no_room(folder):  # noqa: F811
+def test_a_generation_that_finds_no_room(folder):
     training = TrainingTable(generation_samples=64, generation_seconds=0)
     service = Service(ServeSettings(str(folder / "model.edgerev"), str(folder / "edgerev.db"), training=training))
     heard = service.events.listen()

@@ -21,7 +21,7 @@ MORE = [ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"]
 OUTSIDE = (
     "make ", "pip ", "sh ", "cd ", "systemctl ", "cc ", "./train ", "python3 ",
     "edgerev rss", "edgerev data fetch", "edgerev doctor", "edgerev bench",
-    "edgerev serve", "edgerev build", "edgerev push",
+    "edgerev serve", "edgerev build", "edgerev push", "curl ",
 )  # fmt: skip
 
 pytestmark = pytest.mark.usefixtures("cache")

@@ -8,9 +8,9 @@ import sys
 
 import numpy as np
 import pytest
+from daemon_harness import Daemon, samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_serve import Daemon, folder, samples  # noqa: F401  # a fixture
 
 from edgerev.daemon.folder import Folder
 from edgerev.daemon.service import Service
@@ -32,18 +32,18 @@ def drop(inbox, name, data):
 
 
 @pytest.fixture
-def inbox(folder):  # noqa: F811
+def inbox(folder):
     (folder / "inbox").mkdir()
     return folder / "inbox"
 
 
-def serve(folder, tables="", **keys):  # noqa: F811
+def serve(folder, tables="", **keys):
     path = folder / "inbox"
     return Daemon(folder, f'[serve.folder]\npath = "{path}"\nseconds = 0.02\n{tables}', **keys)
 
 
 @pytest.fixture
-def door(folder, inbox):  # noqa: F811
+def door(folder, inbox):
     """Give a door that looks when it is told to."""
     (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "{folder}/model.edgerev"\nstore = "{folder}/edgerev.db"\n')
     made = Folder(Service(load_settings(str(folder / "edgerev.toml"))), FolderTable(str(inbox)))
@@ -62,7 +62,7 @@ def listed(path):
     return sorted(name for name in os.listdir(path) if not os.path.isdir(path / name))
 
 
-def test_files_are_learned(folder, inbox):  # noqa: F811
+def test_files_are_learned(folder, inbox):
     daemon = serve(folder)
     drop(inbox, "1.csv", csv_text(samples(320)))
     found = samples(320, seed=1)
@@ -171,14 +171,14 @@ def test_names_that_are_not_utf8(door, inbox):
     assert len(door._service.store) == 2
 
 
-def test_files_may_be_deleted(folder, inbox):  # noqa: F811
+def test_files_may_be_deleted(folder, inbox):
     daemon = serve(folder, 'taken = "delete"')
     drop(inbox, "a.csv", csv_text(samples(8)))
     daemon.until(lambda status: status["steps"] == 1 and not os.listdir(inbox))
     daemon.end()
 
 
-def test_a_full_queue_waits(folder, inbox):  # noqa: F811
+def test_a_full_queue_waits(folder, inbox):
     drop(inbox, "a.csv", csv_text(samples(800)))
     daemon = serve(folder, "[serve.training]\ngeneration_samples = 16", most_samples=80)
     daemon.until(lambda status: status["trained"] == 800 and listed(inbox) == [])
@@ -226,7 +226,7 @@ door._look()
 
 
 @pytest.mark.parametrize("cuts", [4, pytest.param(200, marks=pytest.mark.long)])
-def test_each_row_once_across_cuts(folder, inbox, door, cuts):  # noqa: F811
+def test_each_row_once_across_cuts(folder, inbox, door, cuts):
     """A process that takes in files a row at a time is killed again and again; the rest is taken in at last."""
     door._service.store.close()
     moments, found = random.Random(0), samples(40 * cuts)

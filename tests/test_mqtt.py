@@ -6,9 +6,9 @@ import sqlite3
 from contextlib import closing
 
 import pytest
+from daemon_harness import Daemon, samples, save_model
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_serve import Daemon, folder, samples  # noqa: F401  # a fixture
 
 pytest.importorskip("paho.mqtt.client", reason="the package paho-mqtt is not installed")
 from broker import Broker, Peer, needs_mosquitto
@@ -26,7 +26,7 @@ def broker(tmp_path):
 
 
 @pytest.fixture
-def serve(folder, broker):  # noqa: F811
+def serve(folder, broker):
     made = []
 
     def start(lines="", tables="[serve.training]\ngeneration_samples = 64", **settings):
@@ -320,12 +320,10 @@ def test_bad_messages_are_told_and_the_next_are_taken(running, topic, body, reas
 @pytest.fixture(scope="module")
 def running(tmp_path_factory, _cache_folder):
     """One daemon and one broker for tests that leave both as they were."""
-    from test_serve import folder as made
-
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("XDG_CACHE_HOME", str(_cache_folder))
         path = tmp_path_factory.mktemp("running")
-        made.__wrapped__(path)
+        save_model(path / "model.edgerev")
         broker = Broker(path / "broker")
         peer = Peer(broker, "edgerev/#", "answers/#")
         daemon = Daemon(path, f'[serve.mqtt]\nhost = "127.0.0.1"\nport = {broker.port}')

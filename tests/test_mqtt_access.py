@@ -3,7 +3,6 @@
 import subprocess
 
 import pytest
-from test_serve import folder  # noqa: F401  # a fixture
 
 pytest.importorskip("paho.mqtt.client", reason="the package paho-mqtt is not installed")
 from broker import Broker, needs_mosquitto
@@ -17,7 +16,7 @@ pytestmark = [pytest.mark.usefixtures("cache"), needs_mosquitto]
 
 
 @pytest.fixture
-def told(folder):  # noqa: F811
+def told(folder):
     """Give a function that connects a door in this process, and returns what it tells of that."""
     (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "{folder}/model.edgerev"\nstore = "{folder}/edgerev.db"\n')
     service = Service(load_settings(str(folder / "edgerev.toml")))
@@ -34,7 +33,7 @@ def told(folder):  # noqa: F811
     service.store.close()
 
 
-def certificates(folder, name):  # noqa: F811
+def certificates(folder, name):
     """Make an authority and a certificate of 127.0.0.1 that it vouches for."""
     folder.mkdir(exist_ok=True)
     ca, key, request, cert = (str(folder / f"{name}{end}") for end in (".ca", ".key", ".csr", ".pem"))

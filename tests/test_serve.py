@@ -1,83 +1,16 @@
 """`edgerev serve` as a process of its own, asked over a Unix socket."""
 
-import http.client
-import json
 import signal
-import socket
-import subprocess
-import sys
 import threading
 
 import numpy as np
 import pytest
+from daemon_harness import Daemon, samples
 
-from edgerev import AdamW, Block, Dense, Head, Learner, Net, ReLU
 from edgerev.daemon.turn import Turn
 
 pytest.importorskip("waitress", reason="the package waitress is not installed")
 pytestmark = pytest.mark.usefixtures("cache")
-CENTRES = 3 * np.eye(3, 4)
-
-
-class Socket(http.client.HTTPConnection):
-    def __init__(self, path):
-        super().__init__("localhost", timeout=60)
-        self.path = path
-
-    def connect(self):
-        self.sock = socket.socket(socket.AF_UNIX)
-        self.sock.settimeout(self.timeout)
-        self.sock.connect(self.path)
-
-
-class Daemon:
-    """A running daemon; `ask` returns status and answer."""
-
-    def __init__(self, folder, tables="", **settings):
-        self.folder, self.socket = folder, str(folder / "edgerev.sock")
-        lines = {"model": str(folder / "model.edgerev"), "store": str(folder / "edgerev.db"), **settings}
-        text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
-        (folder / "edgerev.toml").write_text(f'[serve]\nlisten = "unix:{self.socket}"\n{text}{tables}\n')
-        self.start()
-
-    def start(self):
-        command = [sys.executable, "-m", "edgerev", "serve", "--config", str(self.folder / "edgerev.toml")]
-        self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-        line = self.process.stderr.readline()
-        assert "serving" in line, line + self.process.stderr.read()
-
-    def ask(self, method, path, body=None):
-        connection = Socket(self.socket)
-        data = body if body is None or isinstance(body, bytes) else json.dumps(body)
-        connection.request(method, path, data)
-        response = connection.getresponse()
-        answer = json.loads(response.read())
-        connection.close()
-        return response.status, answer
-
-    def end(self, how=signal.SIGTERM):
-        self.process.send_signal(how)
-        self.process.wait(60)
-        self.process.stderr.close()
-        return self.process.returncode
-
-    def until(self, condition):
-        """Ask for the status until it is as wanted; each request lets the training thread go on."""
-        for _ in range(100_000):
-            status = self.ask("GET", "/v1/status")[1]
-            if condition(status):
-                return status
-        raise AssertionError(status)
-
-
-@pytest.fixture
-def folder(tmp_path):
-    learner = Learner(
-        Net((4,), Dense(8), (Block((ReLU(), Dense(4))),), Head(3)), optimizer=AdamW(1e-2), batch=8, seed=1
-    )
-    learner.classes = ["left", "right", "rest"]
-    learner.save(str(tmp_path / "model.edgerev"))
-    return tmp_path
 
 
 @pytest.fixture
@@ -86,13 +19,6 @@ def daemon(folder):
     yield made
     if made.process.poll() is None:
         made.end(signal.SIGKILL)
-
-
-def samples(count, seed=0):
-    random = np.random.default_rng(seed)
-    y = random.integers(0, 3, count)
-    x = CENTRES[y] + random.normal(size=(count, 4))
-    return [{"x": row.tolist(), "y": ("left", "right", "rest")[label]} for row, label in zip(x, y)]
 
 
 def right(daemon):
@@ -136,9 +62,13 @@ def test_it_goes_on_where_it_was(daemon, how):
 def test_a_full_queue_says_so(folder):
     daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 8", most_samples=16)
     code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 17})
-    assert code == 429
-    assert "0 of 16 samples wait already" in answer["error"]
-    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 16})[0] == 202
+    assert code == 400
+    assert "17 samples at once; expected at most 16" in answer["error"]
+    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 15})[0] == 202
+    response, connection = daemon.open("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 1})
+    assert (response.status, response.headers["Retry-After"]) == (429, "60")  # nothing has been trained yet
+    assert b"15 of 16 samples wait already" in response.read()
+    connection.close()
     daemon.end()
 
 
@@ -152,7 +82,7 @@ def test_a_full_queue_says_so(folder):
         ("samples", {"samples": [{"x": [1, 2, 3, "4"]}]}, "is not a number"),
         ("samples", {"samples": [{"x": [1, 2, 3, 4], "y": "up"}]}, "expected one of left, right, rest"),
         ("samples", {"samples": [{"x": [1, 2, 3, 4], "key": 5}]}, "expected a text"),
-        ("labels", {"labels": [{"id": "1", "y": 1}]}, "a whole number"),
+        ("labels", {"labels": [{"id": "1", "y": 1}]}, "id, that of a sample"),
         ("labels", {"labels": [{"id": 1, "y": 3}]}, "label 3 at 0"),
         ("predict", {"samples": [[1, 2, 3]]}, "has 3 values"), ("predict", b"[" * 100_000, "not JSON"),
     ],

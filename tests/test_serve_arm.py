@@ -1,5 +1,6 @@
 """The daemon on aarch64 under qemu: it learns, survives SIGKILL, and answers with the bits of this machine."""
 
+import json
 import os
 import shutil
 import signal
@@ -9,7 +10,7 @@ import tempfile
 from pathlib import Path
 
 import pytest
-from test_serve import Daemon, folder, samples  # noqa: F401
+from daemon_harness import Daemon, samples
 
 from edgerev.deploy.wheel import make_wheel
 
@@ -20,7 +21,7 @@ pytestmark = [pytest.mark.long, pytest.mark.usefixtures("cache")]
 @pytest.fixture(scope="module")
 def packages(tmp_path_factory):
     """Give a folder with edgerev's wheel for aarch64 and waitress, and nothing else: the daemon needs no NumPy."""
-    folder = tmp_path_factory.mktemp("arm")  # noqa: F811
+    folder = tmp_path_factory.mktemp("arm")
     command = [sys.executable, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-compile"]
     there = ["--no-deps", "--platform=manylinux_2_17_aarch64", "--only-binary=:all:", "--target", folder / "packages"]
     subprocess.run([*command, *there, make_wheel("aarch64", folder)], check=True)
@@ -31,7 +32,7 @@ def packages(tmp_path_factory):
 class ArmDaemon(Daemon):
     """A daemon on the device, whose home is the folder; its socket is reached from here."""
 
-    def __init__(self, root, packages, folder, *rest, **settings):  # noqa: F811
+    def __init__(self, root, packages, folder, *rest, **settings):
         binds = {"/dev": "/dev", "/proc": "/proc", packages: "/packages", folder: folder}
         self.command = [
             "proot", "-q", "qemu-aarch64-static", "-r", root,
@@ -46,7 +47,8 @@ class ArmDaemon(Daemon):
     def start(self):
         self.process = subprocess.Popen([*map(str, self.command)], stderr=subprocess.PIPE, text=True)
         for line in self.process.stderr:
-            if "serving" in line:
+            if '"serving"' in line:
+                self.where = json.loads(line)["listen"]
                 return
         raise AssertionError(line)
 
@@ -60,7 +62,7 @@ class ArmDaemon(Daemon):
         return self.process.returncode
 
 
-def test_arm_learns_the_same_bits(arm_root, packages, folder):  # noqa: F811
+def test_arm_learns_the_same_bits(arm_root, packages, folder):
     """On the device it is killed in between; here it is not."""
     asked = {"samples": [one["x"] for one in samples(50, 9)]}
     tables, answers = "[serve.training]\ngeneration_samples = 72\ngeneration_seconds = 0", []

@@ -10,7 +10,8 @@ import threading
 from pathlib import Path
 
 import pytest
-from test_serve import Daemon, Socket, daemon, folder, samples  # noqa: F401
+from daemon_harness import Daemon, Socket, samples
+from test_serve import daemon  # noqa: F401  # a fixture
 
 pytest.importorskip("waitress", reason="the package waitress is not installed")
 pytestmark = pytest.mark.usefixtures("cache")
@@ -81,7 +82,7 @@ def test_systemd_hears_how_it_is(systemd, daemon):  # noqa: F811
 class Hanging(Daemon):
     """A daemon in which something never ends: each "step", or each answer about its "status"."""
 
-    def __init__(self, folder, what):  # noqa: F811
+    def __init__(self, folder, what):
         self.command = [sys.executable, str(HANGING), str(folder / "edgerev.toml"), what]
         super().__init__(folder)
 
@@ -91,7 +92,7 @@ class Hanging(Daemon):
 
 
 @pytest.mark.long
-def test_the_watchdog_strikes_when_all_requests_hang(systemd, folder):  # noqa: F811
+def test_the_watchdog_strikes_when_all_requests_hang(systemd, folder):
     daemon = Hanging(folder, "status")  # noqa: F811
     connections = [Socket(daemon.socket) for _ in range(32)]
     for connection in connections:
@@ -103,7 +104,7 @@ def test_the_watchdog_strikes_when_all_requests_hang(systemd, folder):  # noqa: 
         connection.close()
 
 
-def test_the_watchdog_strikes_when_training_hangs(systemd, folder):  # noqa: F811
+def test_the_watchdog_strikes_when_training_hangs(systemd, folder):
     daemon = Hanging(folder, "step")  # noqa: F811
     assert told(systemd, "STATUS=training hangs") == ["STATUS=training hangs, in a step for more than 0.5 s"]
     for _ in range(2):
@@ -140,7 +141,7 @@ def test_reloading(daemon):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_an_end_under_load_loses_nothing_acknowledged(folder, how):  # noqa: F811
+def test_an_end_under_load_loses_nothing_acknowledged(folder, how):
     daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 64")  # noqa: F811
     acknowledged, begun = [], threading.Semaphore(0)
 
@@ -178,7 +179,7 @@ def test_an_end_under_load_loses_nothing_acknowledged(folder, how):  # noqa: F81
 # -- what keeps it from starting ----------------------------------------------------------------------------------
 
 
-def refused(folder, **settings):  # noqa: F811
+def refused(folder, **settings):
     """Start a daemon that ends at once; return what it says."""
     lines = {"model": str(folder / "model.edgerev"), "store": str(folder / "other.db"), **settings}
     limits = "\n[serve.limits]\nmemory = '24M'" if lines.pop("small", False) else ""
@@ -191,7 +192,7 @@ def refused(folder, **settings):  # noqa: F811
 
 
 def test_what_another_daemon_has(daemon):  # noqa: F811
-    folder = daemon.folder  # noqa: F811
+    folder = daemon.folder
     message = refused(folder, store=str(folder / "edgerev.db"), listen="127.0.0.1:0")
     assert "another process serves from" in message
     assert "another program listens on" in refused(folder, listen=f"unix:{daemon.socket}")
@@ -202,7 +203,7 @@ def test_what_another_daemon_has(daemon):  # noqa: F811
     assert daemon.ask("GET", "/v1/status")[0] == 200
 
 
-def test_what_a_socket_cannot_be(folder):  # noqa: F811
+def test_what_a_socket_cannot_be(folder):
     (folder / "file").write_text("mine")
     assert "is there and is no socket" in refused(folder, listen=f"unix:{folder / 'file'}")
     assert (folder / "file").read_text() == "mine"
@@ -210,7 +211,7 @@ def test_what_a_socket_cannot_be(folder):  # noqa: F811
     assert "expected a folder that may be written to" in refused(folder, store=str(folder / "no" / "where.db"))
 
 
-def test_too_little_memory(folder):  # noqa: F811
+def test_too_little_memory(folder):
     message = refused(folder, small=True)
     assert "limits.memory allows 25165824; raise it" in message
     assert not (folder / "other.db").exists()

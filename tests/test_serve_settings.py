@@ -25,6 +25,7 @@ def load(tmp_path):
         ("[serve]\nmodel = 'x'\nlisten = '0.0.0.0:80'", "others can reach it; expected a token"),
         ("[serve]\nmodel = 'x'\nlisten = 'somewhere'", "expected host:port"),
         ("[serve]\nmodel = 'x'\nlisten = 'unix:'", "expected host:port or unix:PATH"),
+        ("[serve]\nmodel = 'x'\nrequest_seconds = 0", "serve.request_seconds 0: expected a finite number"),
         ("[serve]\nmodel = 3", "expected a text such as 'model.edgerev'"),
         ("[serve]\nmodel = 'x'\nmost_samples = 9", "at most half of most_samples, 9"),
         ("[serve]\nmodel = 'x'\n[serve.training]\nhours = '24:00-25:00'", "serve.training.hours '24:00-25:00'"),

@@ -8,9 +8,9 @@ import sys
 import threading
 
 import pytest
+from daemon_harness import Daemon, samples
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from test_serve import Daemon, folder, samples  # noqa: F401  # a fixture
 
 from edgerev.daemon.service import Service
 from edgerev.daemon.settings import load_settings
@@ -19,7 +19,7 @@ from edgerev.daemon.stdin import StandardInput
 pytestmark = pytest.mark.usefixtures("cache")
 
 
-def configure(folder, **settings):  # noqa: F811
+def configure(folder, **settings):
     lines = {"model": str(folder / "model.edgerev"), "store": str(folder / "edgerev.db"), **settings}
     text = "".join(f"{key} = {json.dumps(value)}\n" for key, value in lines.items())
     path = folder / "edgerev.toml"
@@ -27,7 +27,7 @@ def configure(folder, **settings):  # noqa: F811
     return path
 
 
-def piped(folder, text, **settings):  # noqa: F811
+def piped(folder, text, **settings):
     command = [sys.executable, "-m", "edgerev", "serve", "--stdin", "--config", str(configure(folder, **settings))]
     done = subprocess.run(command, input=text, capture_output=True, timeout=120, check=False)
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()], done.stderr.decode()
@@ -37,7 +37,7 @@ def lines(bodies):
     return "".join(json.dumps(body) + "\n" for body in bodies).encode()
 
 
-def status(folder):  # noqa: F811
+def status(folder):
     """Return the status of the daemon as it is when it starts again."""
     service = Service(load_settings(str(folder / "edgerev.toml")))
     found = service.status()
@@ -45,7 +45,7 @@ def status(folder):  # noqa: F811
     return found
 
 
-def test_a_file_is_learned_and_saved_and_the_daemon_ends(folder):  # noqa: F811
+def test_a_file_is_learned_and_saved_and_the_daemon_ends(folder):
     code, answers, errors = piped(folder, lines(samples(803)).rstrip(b"\n"))
     assert code == 0, errors
     assert answers == [{"id": number} for number in range(1, 804)]
@@ -53,7 +53,7 @@ def test_a_file_is_learned_and_saved_and_the_daemon_ends(folder):  # noqa: F811
     assert (after["steps"], after["trained"], after["waiting"]) == (100, 800, 3)
 
 
-def test_labels_predictions_and_errors_in_order(folder):  # noqa: F811
+def test_labels_predictions_and_errors_in_order(folder):
     one = samples(1)[0]
     _, answers, _ = piped(
         folder, lines([{"x": one["x"], "key": "a"}, {"x": one["x"], "key": "a"}, {"x": [1]}, one])
@@ -73,14 +73,14 @@ def test_labels_predictions_and_errors_in_order(folder):  # noqa: F811
     assert len(answers) == 14
 
 
-def test_long_lines_are_refused_and_the_next_are_read(folder):  # noqa: F811
+def test_long_lines_are_refused_and_the_next_are_read(folder):
     one = lines(samples(1))
     _, answers, _ = piped(folder, b"7" * 200_000 + b"\n" + one + b"[" * 5000 + b"\n" + one, request_bytes=1000)
     assert ["id" in answer for answer in answers] == [False, True, False, True]
     assert "a line of over 1000 bytes" in answers[0]["error"]
 
 
-def test_a_full_queue_pushes_back(folder):  # noqa: F811
+def test_a_full_queue_pushes_back(folder):
     """More lines than may wait go in, for training makes room."""
     path = configure(folder, most_samples=64)
     path.write_text(path.read_text() + "[serve.training]\ngeneration_samples = 8\n")
@@ -90,7 +90,7 @@ def test_a_full_queue_pushes_back(folder):  # noqa: F811
     assert status(folder)["trained"] == 400
 
 
-def started(folder, *options):  # noqa: F811
+def started(folder, *options):
     command = [sys.executable, "-m", "edgerev", "serve", "--config", str(configure(folder)), "--stdin", *options]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert b"serving" in process.stderr.readline()
@@ -98,7 +98,7 @@ def started(folder, *options):  # noqa: F811
 
 
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
-def test_what_was_acknowledged_is_there_after_a_cut(folder, how):  # noqa: F811
+def test_what_was_acknowledged_is_there_after_a_cut(folder, how):
     process = started(folder)
     process.stdin.write(lines(samples(20)))
     process.stdin.flush()
@@ -111,7 +111,7 @@ def test_what_was_acknowledged_is_there_after_a_cut(folder, how):  # noqa: F811
     assert found["trained"] + found["waiting"] == 20
 
 
-def test_it_may_stay_after_the_end_of_its_input(folder):  # noqa: F811
+def test_it_may_stay_after_the_end_of_its_input(folder):
     process = started(folder, "--stay")
     process.stdin.write(lines(samples(8)))
     process.stdin.close()
@@ -126,13 +126,13 @@ def test_it_may_stay_after_the_end_of_its_input(folder):  # noqa: F811
     assert process.returncode == 0
 
 
-def test_to_stay_needs_standard_input(folder, cli):  # noqa: F811
+def test_to_stay_needs_standard_input(folder, cli):
     done = cli("serve", "--config", configure(folder), "--stay")
     assert done.code == 2
     assert "add --stdin" in done.err
 
 
-def test_a_reader_that_leaves_ends_the_input(folder):  # noqa: F811
+def test_a_reader_that_leaves_ends_the_input(folder):
     process = started(folder)
     process.stdout.close()
     process.stdin.write(lines(samples(1)))
@@ -143,7 +143,7 @@ def test_a_reader_that_leaves_ends_the_input(folder):  # noqa: F811
 
 
 @pytest.fixture
-def door(folder):  # noqa: F811
+def door(folder):
     """Give a function that sends bytes to a door, and returns its answers."""
     service = Service(load_settings(str(configure(folder, request_bytes=5000))))
 

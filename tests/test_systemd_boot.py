@@ -6,7 +6,7 @@ import shutil
 import subprocess
 
 import pytest
-from test_serve import folder, samples  # noqa: F401
+from daemon_harness import samples
 
 from edgerev.cli import main
 from edgerev.kernels.targets import host_target
@@ -78,7 +78,7 @@ def container():
         pytest.skip("systemd-nspawn cannot make a container here")
 
 
-def test_a_bundles_daemon_under_systemd(container, folder, tmp_path):  # noqa: F811
+def test_a_bundles_daemon_under_systemd(container, folder, tmp_path):
     test = tmp_path / "test"
     test.mkdir()
     asked = ["/usr/bin/python3", "-c", "import sys; print('{}.{}'.format(*sys.version_info))"]

@@ -49,6 +49,7 @@ class Adaptation:
     after : number of the last sample that was learned, or left out
     saved : the same of the newest generation
     problems : the newest ones that generations had
+    last_window : what was noted of it, since the start
     drifts, rollbacks, refused : how often each came, batches for the last
 
     Raises
@@ -73,6 +74,7 @@ class Adaptation:
         self._refused_in_a_row = 0  # samples
         self._refusing: set[int] = set()  # first samples of batches that could not be learned
         self._history: list[str] = []
+        self.last_window: dict[str, Any] | None = None
         self._learning_left = 0
         self.detector = DriftDetector(len(learner.runtime.view("input.mean")))
         self.guard = WindowGuard(learner.net.head.outputs, settings.guard)
@@ -348,9 +350,15 @@ class Adaptation:
 
     # -- what there is to say ---------------------------------------------------------------------------------
 
+    def notes(self, count: int) -> list[str]:
+        """Return the newest lines of the history, at most `count`, the oldest first; also those not written yet."""
+        return (self.store.history(count) + self._history)[-count:]
+
     def _note(self, kind: str, number: int, **figures: Any) -> None:
-        line = {"kind": kind, "sample": number, "time": int(time.time()), **figures}
+        line = {"kind": kind, "sample": number, "time": round(time.time(), 1), **figures}
         self._history.append(json.dumps(line))
+        if kind == "window":
+            self.last_window = line
 
     def _tell_problem(self, text: str) -> None:
         self.problems.append(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -19,20 +20,27 @@ class Event(NamedTuple):
     number : its place among all of this process
     kind : a word, as "rollback"
     facts : what can be said of it, as JSON has it
+    time : seconds since 1970
     """
 
     number: int
     kind: str
     facts: dict[str, Any]
+    time: float
 
 
 class Listener:
-    """Takes the events from its making on; a slow one loses the oldest."""
+    """Takes the events from its making on; a slow one loses the oldest.
+
+    Attributes
+    ----------
+    closed : whether none will come any more
+    """
 
     def __init__(self) -> None:
         self._events: deque[Event] = deque(maxlen=MOST_BEHIND)
         self._came = threading.Condition()
-        self._closed = False
+        self.closed = False
 
     def put(self, event: Event) -> None:
         """Pass an event on."""
@@ -43,13 +51,13 @@ class Listener:
     def close(self) -> None:
         """Let `get` return None at once from here on."""
         with self._came:
-            self._closed = True
+            self.closed = True
             self._came.notify_all()
 
     def get(self, seconds: float) -> Event | None:
         """Return the next event, or None if there is none for so long."""
         with self._came:
-            self._came.wait_for(lambda: self._events or self._closed, seconds)
+            self._came.wait_for(lambda: self._events or self.closed, seconds)
             return self._events.popleft() if self._events else None
 
 
@@ -59,12 +67,14 @@ class Events:
     Attributes
     ----------
     recent : the newest events, for a page that is opened later
+    counts : of events, by kind
     """
 
     def __init__(self) -> None:
         self._lock, self._listeners = threading.Lock(), list[Listener]()
-        self._count = 0
+        self._count, self._closed = 0, False
         self.recent: deque[Event] = deque(maxlen=50)
+        self.counts: dict[str, int] = {}
 
     def tell(self, kind: str, level: int = logging.INFO, **facts: Any) -> None:
         """Log an event, and pass it on.
@@ -77,7 +87,8 @@ class Events:
         LOG.log(level, kind, extra={"facts": facts})
         with self._lock:
             self._count += 1
-            event = Event(self._count, kind, facts)
+            self.counts[kind] = self.counts.get(kind, 0) + 1
+            event = Event(self._count, kind, facts, time.time())
             self.recent.append(event)
             for listener in self._listeners:
                 listener.put(event)
@@ -87,6 +98,7 @@ class Events:
         listener = Listener()
         with self._lock:
             self._listeners.append(listener)
+            listener.closed = self._closed
         return listener
 
     def leave(self, listener: Listener) -> None:
@@ -96,7 +108,8 @@ class Events:
         listener.close()
 
     def close(self) -> None:
-        """Let every listener go."""
+        """Let every listener go, also those to come."""
         with self._lock:
+            self._closed = True
             for listener in self._listeners:
                 listener.close()

@@ -45,7 +45,7 @@ class Folder:
         if not os.path.isdir(table.path):
             raise UsageError(f"serve.folder.path {table.path!r}: expected a folder; make it, or name another")
         self._service, self._table = service, table
-        self._rows_at_once = max(1, min(MOST_ROWS, MOST_VALUES // service.elements, service.store.most_samples // 2))
+        self._rows_at_once = max(1, min(MOST_ROWS, MOST_VALUES // service.values.elements, service.store.most_samples // 2))
         self._stopping = threading.Event()
         self._intake = Intake(service, "folder", self._stopping)
         self._seen: dict[str, Face] = {}
@@ -145,14 +145,14 @@ class Folder:
     def _rows(self, name: str) -> Iterator[tuple[str, dict]]:
         service = self._service
         most_line, classes = service.settings.request_bytes, service.learner.classes
-        return read_rows(self._path(name), service.elements, self._table.label, classes, most_line)
+        return read_rows(self._path(name), service.values.elements, self._table.label, classes, most_line)
 
     def _verify(self, name: str) -> int:
         """Check every row; return how many there are, or of those before the door closes."""
         total = 0
         for where, sample in self._rows(name):
             try:
-                self._service.check([sample])
+                self._service.values.arrivals([sample])
             except DataError as error:
                 raise DataError(f"{where}: {error}") from error
             total += 1

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import signal
 import socket
-import stat
 import time
 from collections import deque
 from typing import Any
@@ -17,7 +15,7 @@ from edgerev.daemon.memory import check_memory, one_heap
 from edgerev.daemon.notify import notify, reloading, watchdog_seconds
 from edgerev.daemon.service import Service
 from edgerev.daemon.settings import ServeSettings, load_settings
-from edgerev.errors import ConfigError, UsageError
+from edgerev.errors import ConfigError
 from edgerev.machine import release_freed
 
 STATUS_SECONDS = 15.0
@@ -121,81 +119,6 @@ def _leave_to_the_loop(number: int, frame: Any) -> None:
     """Do nothing: the number of the signal wakes the loop."""
 
 
-def clear_socket(path: str) -> None:
-    """Remove the socket that a killed daemon left behind.
-
-    Raises
-    ------
-    UsageError
-        Somebody listens there, or it is no socket.
-    """
-    try:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise UsageError(f"listen: {path} is there and is no socket; expected a new name; choose another one")
-    except FileNotFoundError:
-        return
-    with socket.socket(socket.AF_UNIX) as asking:
-        asking.settimeout(5)
-        try:
-            asking.connect(path)
-        except ConnectionRefusedError:
-            return os.unlink(path)
-        except OSError as error:
-            raise UsageError(f"listen: {path} is in use ({error}); expected a new name; choose another one") from error
-    raise UsageError(f"listen: another program listens on {path}; expected none; stop it, or choose another path")
-
-
-def listen(settings: ServeSettings) -> socket.socket:
-    """Return a socket that is bound to the daemon's address.
-
-    Raises
-    ------
-    UsageError
-        The address cannot be had.
-    """
-    host, _, port = settings.listen.rpartition(":")
-    path = settings.listen.removeprefix("unix:") if settings.host == "unix" else ""
-    host = host.strip("[]").replace("*", "0.0.0.0")
-    door = socket.socket(socket.AF_UNIX if path else socket.AF_INET6 if ":" in host else socket.AF_INET)
-    try:
-        if path:
-            clear_socket(path)
-            door.bind(path)
-            os.chmod(path, 0o600)
-        else:
-            door.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            door.bind((host, int(port)))
-    except OSError as error:
-        door.close()
-        raise UsageError(
-            f"listen {settings.listen!r}: {error}; expected an address of this machine that no other program has; "
-            "stop that one, or choose another address"
-        ) from error
-    return door
-
-
-def make_server(application: Any, settings: ServeSettings, heart: Heart) -> Any:
-    """Return waitress's server, listening."""
-    from waitress.adjustments import Adjustments
-    from waitress.server import create_server
-
-    Adjustments.listen = []  # its default is not used here, but looked up, with tables of 0.5 MB
-    loop: dict[int, Any] = {}
-    server = create_server(
-        application, loop, sockets=[listen(settings)], max_request_body_size=settings.request_bytes, ident="edgerev"
-    )
-    heart.join(loop, server.task_dispatcher.queue)
-    return server
-
-
-def close_server(server: Any, settings: ServeSettings) -> None:
-    """Listen no more."""
-    server.close()
-    if settings.host == "unix":
-        with contextlib.suppress(OSError):
-            os.unlink(settings.listen.removeprefix("unix:"))
-
-
 def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bool = False) -> None:
     """Run a daemon until a signal ends it.
 
@@ -209,7 +132,7 @@ def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bo
     EdgerevError
         It cannot start; nothing was changed, or it cannot save at its end.
     """
-    from edgerev.daemon.http import Application
+    from edgerev.daemon.server import Server
 
     one_heap()
     check_memory(settings)
@@ -217,10 +140,11 @@ def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bo
     try:
         doors = make_doors(settings, service, stdin=stdin, stay=stay)
         heart = Heart(service, config)
-        server = make_server(Application(service), settings, heart)
+        server = Server(service, settings)
+        heart.join(server.loop, server.waiting)
         service.start()
         release_freed()  # by planning
-        where = settings.listen if settings.host == "unix" else f"{settings.host}:{server.effective_port}"
+        where = settings.listen if server.port is None else f"{settings.host}:{server.port}"
         service.events.tell("serving", message=f"serving {settings.model} on {where}", listen=where)
         notify("READY=1", f"STATUS={service.summary()}")
         try:
@@ -228,7 +152,6 @@ def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bo
                 door.start()
             server.run()  # until the heart raises SystemExit; requests at hand are finished
         finally:
-            close_server(server, settings)
             for door in doors:
                 door.stop()
     finally:

@@ -7,22 +7,30 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
 from edgerev.daemon.database import written_bytes
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
+from edgerev.daemon.history import History
+from edgerev.daemon.metrics import SAMPLES, Counts
+from edgerev.daemon.pace import Pace, Rate
 from edgerev.daemon.sensors import resident
 from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, NumericError, StoreError, UsageError
+from edgerev.daemon.values import Values
+from edgerev.errors import DataError, EdgerevError, NumericError, QueueFullError, StoreError, UsageError
 from edgerev.learner import Learner
-from edgerev.numbers import FLOAT32_MAX
 
 LOOK_SECONDS = 1.0  # between two looks at what may let training go on, or wait
+ANSWERS_KEPT = 20
+RESERVE = 16  # the last of so many parts of the queue is for calls that come together
+MOST_SECONDS = 60.0  # after which somebody whose samples were refused may ask again, at the latest
 
 
 class Service:
@@ -32,6 +40,11 @@ class Service:
     ----------
     events : what happens
     gate : whether training may run
+    values : turns what doors are told into bytes
+    history : how well the model did
+    rate : of learning
+    counts : of samples and answers since the start
+    answers : the newest: unix time, class, its probability
     problem : what keeps training from going on, or ""; samples are still taken in, and predictions answered
     """
 
@@ -40,12 +53,14 @@ class Service:
         if not learner.recipe.loss.labels:
             raise UsageError(f"{settings.model} answers with values; expected classes; train it with cross_entropy")
         self.settings, self.learner = settings, learner
-        self.elements = math.prod(learner.sample_shape)
-        self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
+        self.values = Values(learner, settings.request_bytes)
+        self.store = Store(settings.store, 4 * self.values.elements, 4, settings.most_samples)
         self.events, self.turn, self.problem = Events(), Turn(), ""
         self.adaptation = self._adaptation()
         self.gate = Gate(settings, learner.recipe.batch, self._labelled, self.events.tell)
-        self._classes = {name: number for number, name in enumerate(learner.classes)}
+        self.history, self.rate, self.counts = History(self.adaptation), Rate(), Counts((*SAMPLES, "predictions"))
+        self.pace = Pace(settings.limits.samples_per_second)
+        self.answers: deque[list[Any]] = deque(maxlen=ANSWERS_KEPT)
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._round, self._rounds = 0, threading.Condition()  # of training until nothing is left to learn
         self._working = threading.RLock()  # held by whoever changes the model or writes it
@@ -104,6 +119,7 @@ class Service:
                 told = self.store.problem
                 level = logging.ERROR if told else logging.INFO
                 self.events.tell("store", level, message=told or f"{self.store.path} can be written again")
+            self.rate.add(0)
             with self._rounds:
                 self._round += 1
                 self._rounds.notify_all()
@@ -125,7 +141,7 @@ class Service:
             ):
                 self.store.label(self._sure(overdue), known=False)
                 self.store.forget([number for number, _ in overdue])
-        self.store.expire(seconds)
+        self.counts.add("expired", self.store.expire(seconds))
 
     def _sure(self, samples: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Return the ids of those samples whose answer is sure enough to be learned, with it as the target."""
@@ -141,6 +157,19 @@ class Service:
             for (number, _), row in zip(samples, rows) if max(row) >= self.settings.training.confidence
         ]  # fmt: skip
 
+    def _step(self) -> bool:
+        """Learn the next batch; return whether there was one."""
+        self._busy_since = time.monotonic()
+        try:
+            with self._working:
+                before, count = self.adaptation.after, self.adaptation.step()
+        finally:
+            self._busy_since = 0.0
+        learned = count if self.adaptation.after > before else 0  # else it went back
+        self.counts.add("trained", learned)
+        self.rate.add(learned)
+        return count > 0
+
     def _rested(self) -> bool:
         """Wait for what the share of the processor asks for, up to a second; return whether it was enough."""
         spent = time.thread_time()
@@ -154,15 +183,6 @@ class Service:
         """Return whether so many labelled samples wait: their numbers follow each other."""
         return bool(self.store.ready(self.adaptation.after + count - 1, 1))
 
-    def _step(self) -> bool:
-        """Learn the next batch; return whether there was one."""
-        self._busy_since = time.monotonic()
-        try:
-            with self._working:
-                return self.adaptation.step() > 0
-        finally:
-            self._busy_since = 0.0
-
     def training_seconds(self) -> float:
         """Return how long the step at hand takes already; 0 between two, infinity if the thread has died."""
         since = self._busy_since
@@ -171,6 +191,12 @@ class Service:
         return time.monotonic() - since if since else 0.0
 
     # -- controls ---------------------------------------------------------------------------------------------
+
+    @property
+    def controls(self) -> dict[str, Callable[[], None]]:
+        """What somebody may ask training to do, by name."""
+        found = {"pause": self.pause, "resume": self.resume, "save": self.save}
+        return found | {"rollback": self.rollback} if self.settings.guard.on else found
 
     def pause(self) -> None:
         """Let training wait until `resume`."""
@@ -187,6 +213,7 @@ class Service:
         """Take over what can change while it runs; return the keys of what changed and cannot."""
         self.settings, left = merge(self.settings, settings)
         self.gate.settings, self.store.most_samples = self.settings, self.settings.most_samples
+        self.pace = Pace(self.settings.limits.samples_per_second)
         self.adaptation.configure(self.settings)
         self._wake.set()
         return left
@@ -232,22 +259,42 @@ class Service:
         DataError, QueueFullError, StoreError
             None was taken in.
         """
-        ids = self.store.put(self.check(samples), notes)
+        with self.counting(len(samples)):
+            arrivals = self.values.arrivals(samples)
+        return self.put(arrivals, notes)
+
+    def put(self, arrivals: Sequence[Arrival], notes: Mapping[str, str] | None = None) -> list[int]:
+        """Take samples in that `values` made; see `take`."""
+        count = len(arrivals)
+        with self.counting(count):
+            if count > self.store.most_samples:
+                raise DataError(f"{count} samples at once; expected at most {self.store.most_samples}; send fewer")
+            self.pace.spend(count)
+            self._need_room(count)
+            ids = self.store.put(arrivals, notes)
+        self.counts.add("accepted", count)
         self._wake.set()
         return ids
 
-    def check(self, samples: Sequence[Any]) -> list[Arrival]:
-        """Return what `take` would take in; DataError where it would raise it."""
-        arrivals = []
-        for place, sample in enumerate(samples):
-            if not isinstance(sample, dict) or not {"x"} <= sample.keys() <= {"x", "y", "key"}:
-                raise DataError(f"sample {place}: expected an object with x, and at will y and key; change it")
-            key = sample.get("key")
-            if key is not None and not _is_text(key):
-                raise DataError(f"sample {place}: key {key!r}: expected a text; change it")
-            label = self._label(place, sample["y"]) if sample.get("y") is not None else None
-            arrivals.append(Arrival(self._values(place, sample["x"]).tobytes(), label, key))
-        return arrivals
+    @contextmanager
+    def counting(self, samples: int) -> Iterator[None]:
+        """Count samples as refused if an error refuses them within."""
+        try:
+            yield
+        except EdgerevError:
+            self.counts.add("refused", samples)
+            raise
+
+    def _need_room(self, count: int) -> None:
+        """Raise a QueueFullError a little before the queue is full, with the time that training takes to make room."""
+        waiting, most = len(self.store), self.store.most_samples
+        over = waiting + count - (most - most // RESERVE)
+        if over > 0 and waiting:
+            rate = self.rate.per_second if not self.gate.waits_for and not self.problem else 0.0
+            raise QueueFullError(
+                f"{waiting} of {most} samples wait already; expected room for {count} more; send them again later",
+                min(over / rate, MOST_SECONDS) if rate else MOST_SECONDS,
+            )
 
     def label(self, labels: Sequence[Any]) -> list[int]:
         """Give samples their labels; return the ids that no sample waits under.
@@ -256,30 +303,48 @@ class Service:
         ----------
         labels : each a dict with `id` and `y`
         """
-        pairs = []
-        for place, label in enumerate(labels):
-            known = isinstance(label, dict) and label.keys() == {"id", "y"} and type(label["id"]) is int
-            if not known or not 0 <= label["id"] < 2**63:
-                raise DataError(f"label {place}: expected an object with id, a whole number, and y; change it")
-            pairs.append((label["id"], self._label(place, label["y"])))
+        return self.put_labels(self.values.labels(labels))
+
+    def put_labels(self, pairs: Sequence[tuple[int, bytes]]) -> list[int]:
+        """Give samples their labels that `values` made; see `label`."""
         unknown = self.store.label(pairs)
+        self.counts.add("labelled", len(pairs) - len(unknown))
         self._wake.set()
         return unknown
 
     def predict(self, samples: Sequence[Any]) -> list[dict[str, Any]]:
-        """Return `answer` and `probabilities` for each sample."""
-        joined = array("f")
-        for place, sample in enumerate(samples):
-            joined.extend(self._values(place, sample))
-        if not samples:
-            return []
+        """Return `answer` and `probabilities` for each sample, a list of numbers."""
+        return self.answer(self.values.rows(samples))
+
+    def answer(self, joined: array) -> list[dict[str, Any]]:
+        """Return `answer` and `probabilities` for each sample.
+
+        Parameters
+        ----------
+        joined : float32 numbers of all samples, one after another, as `values` makes them
+
+        Raises
+        ------
+        DataError
+            The state leaves its range: the numbers are too large for the model.
+        """
         self.gate.predicted()
-        with self.turn:
-            found = self.learner.predict_proba_many(memoryview(joined))
-        return [
-            {"answer": self._name(row.index(max(row))), "probabilities": row.tolist()}
-            for row in _rows(found, len(samples))
-        ]
+        count = len(joined) // self.values.elements
+        if not count:
+            return []
+        try:
+            with self.turn:
+                found = self.learner.predict_proba_many(memoryview(joined))
+        except NumericError as error:
+            raise DataError(f"{error}; expected numbers as the model was trained on; change the samples") from error
+        answers, now = [], round(time.time(), 1)
+        for row in _rows(found, count):
+            sure = max(row)
+            name = self.values.name(row.index(sure))
+            answers.append({"answer": name, "probabilities": row.tolist()})
+            self.answers.append([now, name, sure])
+        self.counts.add("predictions", count)
+        return answers
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon is doing, in numbers."""
@@ -293,7 +358,7 @@ class Service:
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
             "problem": self.problem, "problems": list(self.adaptation.problems), "waits_for": self.gate.waits_for,
-            **resident()._asdict(),
+            "counts": self.counts.to_dict(), **resident()._asdict(),
         }  # fmt: skip
 
     def summary(self) -> str:
@@ -302,49 +367,7 @@ class Service:
         rest = f"; training waits: {reason}" if reason else ""
         return f"{self.learner.steps} steps, {len(self.store)} samples wait{rest}"
 
-    # -- values -----------------------------------------------------------------------------------------------
-
-    def _values(self, place: int, x: Any) -> array:
-        try:
-            values = array("f", _flat(x))
-        except (TypeError, OverflowError, RecursionError) as error:
-            raise DataError(f"sample {place}: {error}; expected numbers, nested as you like; change it") from error
-        if len(values) != self.elements or not all(-FLOAT32_MAX <= value <= FLOAT32_MAX for value in values):
-            raise DataError(
-                f"sample {place} has {len(values)} values; expected {self.elements} finite ones, of shape "
-                f"{self.learner.sample_shape}, channels last; change it"
-            )
-        return values
-
-    def _label(self, place: int, y: Any) -> bytes:
-        number = self._classes.get(y) if self._classes and isinstance(y, str) else y
-        if type(number) is not int or not 0 <= number < self.learner.net.head.outputs:
-            known = f"one of {', '.join(self._classes)}" if self._classes else "a class number"
-            raise DataError(f"label {y!r} at {place}: expected {known}; change it")
-        return array("i", [number]).tobytes()
-
-    def _name(self, number: int) -> str | int:
-        return self.learner.classes[number] if number < len(self.learner.classes) else number
-
 
 def _rows(values: array, count: int) -> list[array]:
     columns = len(values) // count
     return [values[first : first + columns] for first in range(0, len(values), columns)]
-
-
-def _is_text(value: Any) -> bool:
-    """Return whether a value is a text that UTF-8 can hold; JSON can name halves of characters."""
-    try:
-        return isinstance(value, str) and bool(value.encode())
-    except UnicodeEncodeError:
-        return False
-
-
-def _flat(x: Any) -> Iterator[float]:
-    if isinstance(x, list):
-        for part in x:
-            yield from _flat(part)
-    elif isinstance(x, (int, float)) and not isinstance(x, bool):
-        yield x
-    else:
-        raise TypeError(f"{x!r} is not a number")

@@ -294,6 +294,7 @@ class ServeSettings(Table):
     most_samples : samples that may wait before more are refused
     label_seconds : after which a sample without label is deleted
     request_bytes : most bytes of a request
+    request_seconds : after which a connection is closed whose request is not there yet, or whose answer is not taken
     training, guard, limits : see `TrainingTable`, `GuardTable`, `LimitsTable`
     mqtt, folder : see `MqttTable`, `FolderTable`; None is without
     """
@@ -306,6 +307,7 @@ class ServeSettings(Table):
     most_samples: int = 10_000
     label_seconds: int = 86_400
     request_bytes: int = 1 << 20
+    request_seconds: float = 30.0
     training: TrainingTable = TrainingTable()
     guard: GuardTable = GuardTable()
     limits: LimitsTable = LimitsTable()
@@ -316,6 +318,7 @@ class ServeSettings(Table):
         "model": _text("model.edgerev", "(?s).+"), "store": _text("edgerev.db", "(?s).+"),
         "listen": _text("127.0.0.1:8350"), "token_file": _text("edgerev.token"), "threads": _count(1, 16),
         "most_samples": _count(1), "label_seconds": _count(1), "request_bytes": _count(1),
+        "request_seconds": _number(TINY),
         "training": _table(TrainingTable), "guard": _table(GuardTable), "limits": _table(LimitsTable),
         "mqtt": _table(MqttTable), "folder": _table(FolderTable),
     }  # fmt: skip
