@@ -82,10 +82,22 @@ def _dispatch(arguments: list[str]) -> int:
     options = _main_parser().parse_args(arguments[:1])
     if options.verb is None:
         raise UsageError("no verb given; `edgerev --help` lists them")
-    module = _load(options.verb)
-    parser = argparse.ArgumentParser(prog=f"edgerev {options.verb}", description=module.HELP, allow_abbrev=False)
+    parser = verb_parser(options.verb)
+    return _load(options.verb).run(parser.parse_args(arguments[1:]))
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb, which `edgerev VERB --help` shows and the reference is made of.
+
+    Raises
+    ------
+    UsageError
+        There is no such verb.
+    """
+    module = _load(verb)
+    parser = argparse.ArgumentParser(prog=f"edgerev {verb}", description=module.HELP, allow_abbrev=False)
     module.prepare_parser(parser)
-    return module.run(parser.parse_args(arguments[1:]))
+    return parser
 
 
 def _main_parser() -> argparse.ArgumentParser:
