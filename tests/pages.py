@@ -9,6 +9,7 @@ A comment before a block, ``<!-- test: ITEM; ITEM -->``, says more than the bloc
     shows          what the block before prints has these lines
 """
 
+import argparse
 import re
 from pathlib import Path
 from typing import NamedTuple
@@ -26,9 +27,8 @@ OUTSIDE = {
     "sh bundle/install.sh": "installs on the device; tests/test_push.py does, from a copied bundle",
     "sh ~/.local/share/edgerev/": "as above",
 }
-# blocks of these languages are not run: sessions on a board, and output or drawings
-SHOWN = {"console": "commands on a board with systemd", "text": "output", "{toctree}": "", "{include}": "", "{verbs}": "",
-         "{eval-rst}": "", "json": "requests and answers"}  # fmt: skip
+# blocks of these languages are not run: sessions on a board with systemd, output, and what Sphinx takes
+SHOWN = ("console", "text", "json", "{toctree}", "{include}", "{literalinclude}", "{verbs}", "{eval-rst}")
 # what other test files type from these pages
 ELSEWHERE = {("c.md", "sh"): "tests/test_c_model.py", ("c.md", "python"): "tests/test_c_model.py",
              ("c.md", "py"): "tests/test_c_model.py", ("onnx.md", "py"): "tests/test_ort_training.py"}  # fmt: skip
@@ -63,3 +63,13 @@ def script(block):
             line = f"{re.sub(r' +# .*', '', line)} {block.marks['append']}"
         lines.append(line)
     return "\n".join(lines)
+
+
+def options(parser):
+    """Return the options of a parser, and options and names of those within it."""
+    found = set()
+    for action in parser._actions:
+        found |= set(action.option_strings)
+        if isinstance(action, argparse._SubParsersAction):
+            found |= {word for sub in action.choices.values() for word in (*options(sub), sub.prog.split()[-1])}
+    return found
