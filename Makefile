@@ -29,7 +29,7 @@ types: $(VENV)/.installed-test $(VENV)/.installed-lint
 
 # the site, from docs/*.md and the docstrings; warnings are errors
 docs: $(VENV)/.installed-docs
-	$(BIN)/sphinx-build -q -W --keep-going -b html -d .site/doctrees docs .site/html
+	$(BIN)/sphinx-build -q -W --keep-going -E -a -b html -d .site/doctrees docs .site/html
 	@echo "open .site/html/index.html"
 
 # onnxruntime-training installs the same module as onnxruntime: tests run it in an environment of its own.

@@ -39,14 +39,17 @@ def at_home(app, docname, source):
         source[0] = re.sub(rf"\]\(\.\./{name}\.md(#[\w-]+)?\)", f"]({page}.md)", source[0])
 
 
-def references(app, what, name, obj, options, lines):
-    """Make the headings in a module's docstring plain ones: several modules share a page."""
+def readable(app, what, name, obj, options, lines):
+    """Fit docstrings to numpydoc: a parameter's words may go on in the next line; modules share a page."""
     for place in range(len(lines) - 1, 0, -1):
-        if what == "module" and lines[place] and not lines[place].strip("-"):
-            lines[place - 1 : place + 1] = [f".. rubric:: {lines[place - 1]}", ""]
+        before, line = lines[place - 1], lines[place]
+        if re.match(r"[\w*, ]+ : ", before) and re.match(r" +[^A-Z\s]", line):
+            lines[place - 1 : place + 1] = [f"{before} {line.strip()}"]
+        elif what == "module" and line and not line.strip("-"):
+            lines[place - 1 : place + 1] = [f".. rubric:: {before}", ""]
 
 
 def setup(app):
     """Connect what this file adds."""
     app.connect("source-read", at_home)
-    app.connect("autodoc-process-docstring", references)
+    app.connect("autodoc-process-docstring", readable, priority=400)  # before numpydoc

@@ -1,6 +1,8 @@
 """A directive of Sphinx: the options of every verb, as the command line itself knows them."""
 
 import argparse
+import re
+import textwrap
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
@@ -21,9 +23,9 @@ def benchmarks(parser):
 def option(action):
     """Return how an option or an argument is written."""
     choices = "{" + ",".join(map(str, action.choices or ())) + "}"
-    value = action.metavar or (choices if action.choices else action.dest.upper())
     if not action.option_strings:
-        return str(value)
+        return str(action.metavar or action.dest)
+    value = action.metavar or (choices if action.choices else action.dest.upper())
     return ", ".join(action.option_strings) + (f" {value}" if action.nargs != 0 else "")
 
 
@@ -45,13 +47,14 @@ class Verbs(Directive):
         title = parser.prog.removeprefix("edgerev ")
         section = nodes.section(ids=[nodes.make_id(f"verb {title}")], names=[f"edgerev {title}"])
         self.state.document.note_explicit_target(section)
-        usage = " ".join(parser.format_usage().removeprefix("usage: ").split())
-        section += [nodes.title(text=f"edgerev {title}"), nodes.paragraph(text=sentence(text))]
-        section += nodes.literal_block(usage, usage.replace(" edgerev ", "\nedgerev "), language="text")
+        words = " ".join(parser.format_usage().removeprefix("usage: ").split()).replace(" edgerev ", "\nedgerev ")
+        lines = [part for line in words.splitlines() for part in textwrap.wrap(line, 84, subsequent_indent=" " * 8)]
+        section += [nodes.title(text=f"edgerev {title}"), sentence(text)]
+        section += nodes.literal_block("\n".join(lines), "\n".join(lines), language="text")
         if actions(parser):
             section += self.table(parser)
         if parser.epilog:
-            section += nodes.paragraph(text=parser.epilog)
+            section += sentence(parser.epilog)
         section += [self.section(name, text, sub) for name, text, sub in benchmarks(parser)]
         return section
 
@@ -60,17 +63,21 @@ class Verbs(Directive):
         group = nodes.tgroup("", nodes.colspec(colwidth=2), nodes.colspec(colwidth=3), cols=2)
         body = nodes.tbody()
         for action in actions(parser):
-            words, text = nodes.literal(text=option(action)), sentence(action.help or "")
-            entries = [nodes.entry("", nodes.paragraph("", "", words)), nodes.entry("", nodes.paragraph(text=text))]
+            words = nodes.paragraph("", "", nodes.literal(text=option(action)))
+            entries = [nodes.entry("", words), nodes.entry("", sentence(action.help or ""))]
             body += nodes.row("", *entries)
         group += body
         return nodes.table("", group)
 
 
 def sentence(text):
-    """Return a help line as argparse would show it, with a capital and a full stop."""
+    """Return a help line as argparse would show it, with a capital, a full stop, and its code set apart."""
     text = text.replace("%%", "%")
-    return text[:1].upper() + text[1:] + "." * (not text.endswith((".", ")")))
+    text = text[:1].upper() + text[1:] + "." * (not text.endswith((".", ")")))
+    parts = re.split("`([^`]+)`", text)
+    return nodes.paragraph("", "", *(
+        nodes.literal(text=part) if place % 2 else nodes.Text(part) for place, part in enumerate(parts)
+    ))  # fmt: skip
 
 
 def setup(app):

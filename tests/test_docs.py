@@ -44,8 +44,7 @@ def prepared(tmp_path_factory):
         images = random.integers(0, 256, (count, 28, 28), dtype="u1")
         toys.write_npz(folder / "DIR" / f"{part}.npz", images, np.arange(count) % 10)
     np.save(folder / "new.npy", random.integers(0, 256, (5, 28, 28), dtype="u1"))
-    text = next(block.text for block in blocks(ROOT / "README.md") if block.language == "toml")
-    (folder / "config.toml").write_text(text)
+    (folder / "config.toml").write_text('net.preset = "images"\ntrain.epochs = 1\ntrain.budget = "8MiB"\n')
     (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "model.edgerev"\nlisten = "127.0.0.1:{PORT}"\n')
     words = ["train", str(folder / "config.toml"), "--data", str(folder / "DIR"), "-o", str(folder / "model.edgerev")]
     assert main(words) == 0
@@ -107,9 +106,6 @@ class Typist:
 def type_page(path, folder, prepared, shared_data, wanted, bin=None):
     """Type the blocks of a page that are wanted, in a copy of the prepared folder."""
     shutil.copytree(prepared, folder, dirs_exist_ok=True)
-    if path.name == "README.md":
-        for made in folder.glob("model.edgerev*"):
-            made.unlink()  # that page makes its own
     typist = Typist(folder, bin)
     try:
         for block in filter(wanted, blocks(path)):
