@@ -19,13 +19,14 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # What no test runs as it stands, and why. What is tried on a device or elsewhere is tested as the reason says.
 OUTSIDE = {
-    "make ": "the Makefile is what runs these tests; .ci/run takes all of its rules",
     "pip ": "installs into the environment of these tests; tests/test_install.py installs a wheel into one of its own",
     "python3 -m venv ": "as above",
     "edgerev data fetch ": "downloads; tests/test_fetch.py does the same from a server of its own",
     "edgerev bench peers --torch ": "needs an environment with torch; tests/test_bench.py runs it without",
     "sh bundle/install.sh": "installs on the device; tests/test_push.py does, from a copied bundle",
     "sh ~/.local/share/edgerev/": "as above",
+    "ssh pi@raspberrypi '~/.local/share/edgerev/current/venv/bin/edgerev doctor'": "qemu shows the host's processor in "
+    "/proc/cpuinfo; tests/test_doctor.py has what boards answer",
 }
 # blocks of these languages are not run: sessions on a board with systemd, output, and what Sphinx takes
 SHOWN = ("console", "text", "json", "{toctree}", "{include}", "{literalinclude}", "{verbs}", "{eval-rst}")
