@@ -48,9 +48,11 @@ class Verbs(Directive):
         section = nodes.section(ids=[nodes.make_id(f"verb {title}")], names=[f"edgerev {title}"])
         self.state.document.note_explicit_target(section)
         words = " ".join(parser.format_usage().removeprefix("usage: ").split()).replace(" edgerev ", "\nedgerev ")
+        words = re.sub(r"\[[^]]*\]", lambda found: found[0].replace(" ", "\0"), words)  # an option stays whole
         lines = [part for line in words.splitlines() for part in textwrap.wrap(line, 84, subsequent_indent=" " * 8)]
+        words = "\n".join(lines).replace("\0", " ")
         section += [nodes.title(text=f"edgerev {title}"), sentence(text)]
-        section += nodes.literal_block("\n".join(lines), "\n".join(lines), language="text")
+        section += nodes.literal_block(words, words, language="text")
         if actions(parser):
             section += self.table(parser)
         if parser.epilog:
