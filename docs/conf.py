@@ -49,7 +49,13 @@ def readable(app, what, name, obj, options, lines):
             lines[place - 1 : place + 1] = [f".. rubric:: {before}", ""]
 
 
+def alias(app, what, name, obj, skip, options):
+    """Leave out the fields of named tuples, which the class's own text tells."""
+    return True if str(getattr(obj, "__doc__", "")).startswith("Alias for field number") else None
+
+
 def setup(app):
     """Connect what this file adds."""
     app.connect("source-read", at_home)
     app.connect("autodoc-process-docstring", readable, priority=400)  # before numpydoc
+    app.connect("autodoc-skip-member", alias)

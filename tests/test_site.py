@@ -80,6 +80,8 @@ def test_the_site_has_every_name_verb_and_option(site):
     api, modules, cli = ((site / f"{page}.html").read_text(encoding="utf-8") for page in ("api", "modules", "cli"))
     for name in edgerev.__all__:
         assert f'id="edgerev.{name}"' in api, name
+    for name in dir(edgerev.Learner):
+        assert name.startswith("_") or f'id="edgerev.Learner.{name}"' in api, name
     for name in re.findall(r"^\.\. automodule:: ([\w.]+)$", MODULES, flags=re.M):
         tree = ast.parse(Path(importlib.import_module(name).__file__).read_text(encoding="utf-8"))
         defined = [node for node in tree.body if isinstance(node, (ast.FunctionDef, ast.ClassDef))]
