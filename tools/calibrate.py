@@ -10,21 +10,22 @@ import ctypes
 import hashlib
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import accumulate
+from functools import partial
+from itertools import accumulate, chain
 from typing import NamedTuple
 
 import numpy
 
-from edgerev.errors import EdgerevError, UsageError
+from edgerev.errors import UsageError
 from edgerev.files import write_whole
-from edgerev.kernels import library
+from edgerev.kernels import layout, library
 from edgerev.kernels.library import Kernels
 from edgerev.machine import cache_folder, read_fields
+from edgerev.recipe import Schedule
+from edgerev.tools.plan_worker import Job, workers
 from edgerev.tools.probes import BURST, COPIES, Prober, probe_nets
 from edgerev.tools.time_model import (
     ANY,
@@ -65,22 +66,21 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
     seconds : about how long to measure rows; starting a process for its memory comes on top
     threads : numbers of threads; one, and as many as there are processors, if left out
     """
+    teams = sorted({1, *(threads or (min(layout.MAX_THREADS, len(os.sched_getaffinity(0))),))})
+    share = seconds / (len(teams) + 1)  # of each team; the single thread, with more to measure, has two
     start = time.perf_counter()
-    teams = sorted({1, *(threads or (min(16, len(os.sched_getaffinity(0))),))})
     probers = [Prober(net, recipe) for net, recipe in probe_nets()]
-    probes = [probe for prober in probers for probe in _probes(prober)]
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
-    bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
-    share = 0.5 / (len(teams) - 1) if len(teams) > 1 else 0.0
-    found = _row_times(probes, max(start + (0.9 - 0.5 * bool(share)) * seconds, time.perf_counter() + 0.2 * seconds), PASSES)
-    prices = _prices(probes, found)
+    probes = [probe for prober in probers for probe in _probes(prober)]
+    end = max(start + 1.8 * share, time.perf_counter() + 0.2 * seconds)  # however slow the preparation was
     machine = Machine(
-        _processor(), True, kernels_digest(library.load()), prices, 0.0, bandwidth,
-        {"1": _empty_seconds(probers[0])}, {"1": 0.0}, {}, 0,
-    )
+        _processor(), True, _prices(probes, _row_times(probes, end, PASSES)), 0.0,
+        [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))],
+        {"1": _empty_seconds(probers[0])}, {"1": 0.0}, {}, 0, kernels_digest(library.load()),
+    )  # fmt: skip
     machine = machine._replace(row_seconds=_switching(machine, probers))
     for team in teams[1:]:
-        machine = _with_team(machine, team, share * seconds)
+        machine = _with_team(machine, team, share)
     return machine._replace(process_bytes=measure_process())
 
 
@@ -116,7 +116,7 @@ def _prices(probes: Sequence[_Probe], seconds: Sequence[float]) -> dict[str, lis
             kinds.setdefault(probe.kind, []).append(place)
     return {
         kind: _fit([probes[place].features for place in places], [seconds[place] for place in places])
-        for kind, places in [(ANY, sum(kinds.values(), [])), *sorted(kinds.items())]
+        for kind, places in [(ANY, [*chain(*kinds.values())]), *sorted(kinds.items())]
     }
 
 
@@ -141,10 +141,10 @@ def _switching(machine: Machine, probers: Sequence[Prober]) -> float:
     """Return what a row costs in a step beyond what it costs when it is run again and again."""
     found = []
     for prober in probers:
-        run, batch = prober.runtime.run, prober.batch
-        estimate = section_seconds(machine, prober.program, "train", batch)
+        estimate = section_seconds(machine, prober.program, "train", prober.batch)
         if estimate.seconds < SHORT_STEP:
-            taken = min(burst(lambda run=run, batch=batch: run("train", batch), 1e-9) for _ in range(WHOLE_STEPS))
+            step = partial(prober.runtime.run, "train", prober.batch)
+            taken = min(burst(step, 1e-9) for _ in range(WHOLE_STEPS))
             found.append((taken - estimate.seconds) / estimate.rows)
     return max(0.0, float(numpy.median(found)))
 
@@ -206,33 +206,28 @@ def kernels_digest(kernels: Kernels) -> str:
     return object_path(named(kernels.target)).stem
 
 
-MEMORY_OF_PROCESS = """
-from edgerev import SGD, Learner, preset
-from edgerev.tools.bench_step import fill_batch
-from edgerev.tools.memory import peak_rss_bytes
-learner = Learner(preset("mlp1"), optimizer=SGD(1e-3), batch=1)
-fill_batch(learner.runtime, 10)
-learner.step(1)
-print(peak_rss_bytes() - learner.plan.arena_bytes)
-"""
-
-
 def measure_process() -> int:
-    """Return the peak resident memory, less its arena, of a process that trains from plain buffers."""
-    done = subprocess.run([sys.executable, "-c", MEMORY_OF_PROCESS], capture_output=True, text=True)
-    if done.returncode:
-        raise EdgerevError(f"a process that trains a small net failed:\n{done.stderr[-2000:]}")
-    return int(done.stdout)
+    """Return the peak resident memory, less its arena, of a process that trains a small net from plain buffers."""
+    net, recipe = next(iter(probe_nets()))
+    with workers([Job(net, recipe, Schedule(recipe.batch, recipe.batch), 0, 1, False)]) as (worker,):
+        found = worker.ask(1e-9)
+    return found["peak_rss_bytes"] - found["arena_bytes"]
 
 
-def known_machine() -> Machine:
-    """Return the calibration of this machine: that kept in the cache, or a new one, which is then kept."""
+def known_machine(*, anew: bool = False) -> Machine:
+    """Return the calibration of this machine: that kept in the cache, or a new one, which is then kept.
+
+    Parameters
+    ----------
+    anew : take a new one in any case
+    """
     digest = kernels_digest(library.load())
     path = cache_folder() / "calibration" / f"{digest}.json"
     with suppress(OSError, ValueError, UsageError):
-        return from_json(json.loads(path.read_text()), str(path))
+        if not anew:
+            return from_json(json.loads(path.read_text()), str(path))
     machine = calibrate()
-    with suppress(OSError):
+    with suppress(OSError):  # a cache that cannot be written costs its purpose only
         path.parent.mkdir(parents=True, exist_ok=True)
         write_machine(machine, str(path))
     return machine

@@ -11,6 +11,7 @@ from edgerev.recipe import Recipe
 from edgerev.schedule import choose, schedules
 from edgerev.tools.estimate import estimate
 from edgerev.tools.plan_worker import Job, workers
+from edgerev.tools.plotting import plotter
 from edgerev.tools.time_model import Machine
 from edgerev.tools.timing import check_rounds
 
@@ -58,7 +59,7 @@ def pareto_figures(
     options: dict[str, Any] = {"data_bytes": data_bytes, "threads": threads, "guard": guard}
     chosen = None if budget is None else choose(net, recipe, budget=budget, **options).schedule
     tried = dict.fromkeys([*schedules(net, recipe, **options), *([chosen] if chosen else [])])
-    rows = []
+    rows: list[dict[str, Any]] = []
     for schedule in tried:
         choice = choose(net, recipe, schedule=schedule, **options)
         cost = estimate(machine, choice, recipe.batch, threads)
@@ -90,3 +91,60 @@ def _measured(jobs: list[Job], rounds: int, seconds: float) -> list[dict[str, An
         }
         for turns in zip(*answers)
     ]  # fmt: skip
+
+
+def plot_pareto(figures: dict[str, Any], title: str, path: str) -> None:
+    """Draw time against memory, predicted and measured, as an SVG file.
+
+    Parameters
+    ----------
+    figures : what `pareto_figures` returned
+    title : heading
+    path : file to write
+
+    Raises
+    ------
+    UsageError
+        matplotlib is not installed.
+    """
+    rows = figures["rows"]
+    figure = plotter()(figsize=(8, 4.6), layout="constrained")
+    axis = figure.subplots()
+    unit, scale = ("MiB", 1 << 20) if rows[-1]["arena_bytes"] >= 4 << 20 else ("KiB", 1 << 10)
+
+    def points(kept: list[dict[str, Any]], time: str) -> tuple[list[float], list[float]]:
+        return [row["arena_bytes"] / scale for row in kept], [row[time] for row in kept]
+
+    best = [row for row in rows if not row["dominated"]]
+    axis.plot(*points(best, "predicted_ms"), color="#0072B2", marker="o", label="predicted")
+    for kept, time, style in (
+        ([row for row in rows if row["dominated"]], "predicted_ms",
+         {"color": "#0072B2", "marker": "o", "facecolors": "none", "label": "predicted, dominated"}),
+        ([row for row in rows if "measured_ms" in row], "measured_ms",
+         {"color": "#D55E00", "marker": "x", "label": "measured"}),
+        ([row for row in rows if row["chosen"]], "predicted_ms",
+         {"color": "#000000", "marker": "o", "facecolors": "none", "s": 160, "label": "chosen under the budget"}),
+    ):  # fmt: skip
+        if kept:
+            axis.scatter(*points(kept, time), zorder=3, **style)
+    for row in rows:
+        axis.annotate(
+            _short(row), (row["arena_bytes"] / scale, row["predicted_ms"]), (5, 5), textcoords="offset points",
+            fontsize="x-small",
+        )
+    if figures["budget"] is not None:
+        axis.axvline(figures["budget"] / scale, color="#777777", linestyle="--", label="budget")
+    axis.set_xlabel(f"arena, {unit}")
+    axis.set_ylabel("ms a step")
+    axis.set_xlim(left=0)
+    axis.set_ylim(bottom=0)
+    axis.legend(fontsize="small")
+    axis.set_title(title)
+    figure.savefig(path, format="svg")
+
+
+def _short(row: dict[str, Any]) -> str:
+    """Return a schedule in a few letters."""
+    if row["stored"]:
+        return f"{row['stored']} stored"
+    return f"{row['micro_batch']}/{row['chunk']}"

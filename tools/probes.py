@@ -38,37 +38,37 @@ COPIES = 128  # most of a row in one call
 BURST = 1.5e-4  # seconds that a call should last
 
 _SGD, _ADAMW = SGD(RATE), AdamW(RATE)
+_THIN = (RMSNorm(), Depthwise(5), Pointwise(48), SiLU(), Pointwise(16))
+_MIXED = (GroupNorm(4), Depthwise(3), Pointwise(64), ReLU(), Dropout(0.1), Pointwise(32))
+
+
+def _net(shape: Shape, stem: Layer, *backbone: Block | Squeeze, outputs: int = 10, flat: bool = False) -> Net:
+    return Net(shape, stem, backbone, Head(outputs, pool="flatten" if flat else 1))
 
 
 def probe_nets() -> Iterator[tuple[Net, Recipe]]:
     """Yield small nets that together have every kind of row, in several sizes; none of them is a preset."""
-    relu = ReLU()
-
-    def net(shape: Shape, stem: Layer, *backbone: Block | Squeeze, head: Head = Head(10)) -> Net:
-        return Net(shape, stem, backbone, head)
-
-    for made, optimizer, batches in (
-        (net((40,), Dense(96), Block((Dense(32), relu, Dense(48))), head=Head(6)), _SGD, (1, 6, 32)),
-        (net((100,), Dense(320), Block((Dense(96), relu, Dense(160))), head=Head(20)), _SGD, (1, 12)),
-        (net((48,), Dense(128), Block((RMSNorm(), Dense(80), GELU(), Dense(64)))), _ADAMW, (1, 24)),
-        (net((96, 6), Conv1d(48, 5), Block((Conv1d(24, 5), relu, Conv1d(24, 5)))), _SGD, (1, 4)),
-        (net((160, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1,)),
-        (net((100, 4), Conv1d(32, 5), Block((Conv1d(32, 5), relu, Conv1d(16, 5)))), _SGD, (1, 5)),
-        (net((96, 5), Conv1d(64, 3), Block((Conv1d(48, 3), relu, Conv1d(32, 3)))), _SGD, (1, 2)),
-        (net((64, 3), Conv1d(32, 3), Block((RMSNorm(), Depthwise(5), Pointwise(48), SiLU(), Pointwise(16)))), _ADAMW,
-         (1, 8)),
-        (net((12, 12, 2), Conv2d(48, 3), Block((Conv2d(16, 3), relu, Conv2d(24, 3)))), _SGD, (1, 5)),
-        (net((10, 10, 1), Conv2d(32, 3), Block((Conv2d(32, 3), relu, Conv2d(16, 3))), head=Head(10, pool="flatten")), _SGD, (1, 5)),
-        (net((8, 16, 1), Conv2d(32, 3), Block((Conv2d(16, 3),)), head=Head(10, pool="flatten")), _SGD, (1, 2)),
-        (net((8, 8, 1), Conv2d(16, 3), Block((Conv2d(8, 3),)), head=Head(10, pool="flatten")), _SGD, (1, 6)),
-        (net((16, 16, 3), Conv2d(32, 3), Block((Conv2d(48, 3), relu, Conv2d(16, 3)))), _SGD, (1, 2)),
-        (net((24, 24, 3), Conv2d(64, 3), Block((Conv2d(16, 3), relu, Conv2d(32, 3)))), _SGD, (1,)),
-        (net((20, 20, 4), Conv2d(96, 3), Block((Conv2d(64, 3), relu, Conv2d(48, 3)))), _SGD, (1,)),
-        (net((16, 16, 3), Conv2d(16, 3), Squeeze(),
-             Block((GroupNorm(4), Depthwise(3), Pointwise(64), relu, Dropout(0.1), Pointwise(32)))), Lion(RATE), (1, 4)),
-    ):  # fmt: skip
+    relu, norm = ReLU(), RMSNorm()
+    for net, optimizer, batches in (
+        (_net((40,), Dense(96), Block((Dense(32), relu, Dense(48))), outputs=6), _SGD, (1, 6, 32)),
+        (_net((100,), Dense(320), Block((Dense(96), relu, Dense(160))), outputs=20), _SGD, (1, 12)),
+        (_net((48,), Dense(128), Block((norm, Dense(80), GELU(), Dense(64)))), _ADAMW, (1, 24)),
+        (_net((96, 6), Conv1d(48, 5), Block((Conv1d(24, 5), relu, Conv1d(24, 5)))), _SGD, (1, 4)),
+        (_net((160, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1,)),
+        (_net((100, 4), Conv1d(32, 5), Block((Conv1d(32, 5), relu, Conv1d(16, 5)))), _SGD, (1, 5)),
+        (_net((96, 5), Conv1d(64, 3), Block((Conv1d(48, 3), relu, Conv1d(32, 3)))), _SGD, (1, 2)),
+        (_net((64, 3), Conv1d(32, 3), Block(_THIN)), _ADAMW, (1, 8)),
+        (_net((12, 12, 2), Conv2d(48, 3), Block((Conv2d(16, 3), relu, Conv2d(24, 3)))), _SGD, (1, 5)),
+        (_net((10, 10, 1), Conv2d(32, 3), Block((Conv2d(32, 3), relu, Conv2d(16, 3))), flat=True), _SGD, (1, 5)),
+        (_net((8, 16, 1), Conv2d(32, 3), Block((Conv2d(16, 3),)), flat=True), _SGD, (1, 2)),
+        (_net((8, 8, 1), Conv2d(16, 3), Block((Conv2d(8, 3),)), flat=True), _SGD, (1, 6)),
+        (_net((16, 16, 3), Conv2d(32, 3), Block((Conv2d(48, 3), relu, Conv2d(16, 3)))), _SGD, (1, 2)),
+        (_net((24, 24, 3), Conv2d(64, 3), Block((Conv2d(16, 3), relu, Conv2d(32, 3)))), _SGD, (1,)),
+        (_net((20, 20, 4), Conv2d(96, 3), Block((Conv2d(64, 3), relu, Conv2d(48, 3)))), _SGD, (1,)),
+        (_net((16, 16, 3), Conv2d(16, 3), Squeeze(), Block(_MIXED)), Lion(RATE), (1, 4)),
+    ):
         for batch in batches:
-            yield made, Recipe(batch=batch, optimizer=optimizer, clip=Clip(1.0) if optimizer is not _SGD else None)
+            yield net, Recipe(batch=batch, optimizer=optimizer, clip=None if optimizer is _SGD else Clip(1.0))
 
 
 class Prober:

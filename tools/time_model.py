@@ -37,18 +37,17 @@ class Machine(NamedTuple):
     ----------
     name : processor or board, for people
     measured : whether it was measured there, or made of data sheets
-    kernels : digest of the kernels that were measured
     prices : kind of row to seconds for one of each of `FEATURES`, one thread
     row_seconds : going from one row to the next
     bandwidth : [bytes, bytes in a second] of a copy that moves so many, smallest first
     run_seconds, barrier_seconds : calling the kernels, and one barrier, by number of threads (as text, for JSON)
     shares : of a row's time but for its constant, what is left with so many threads; by kind
     process_bytes : resident memory of a process that trains, besides its arena; 0 where it was not measured
+    source : kernels that were measured (`edgerev.tools.calibrate.kernels_digest`), or the data sheets
     """
 
     name: str
     measured: bool
-    kernels: str
     prices: dict[str, list[float]]
     row_seconds: float
     bandwidth: list[list[float]]
@@ -56,6 +55,7 @@ class Machine(NamedTuple):
     barrier_seconds: dict[str, float]
     shares: dict[str, dict[str, float]]
     process_bytes: int
+    source: str
 
 
 def kind_of(step: Instruction, variant: str = "") -> str:
