@@ -127,24 +127,21 @@ def plot_pareto(figures: dict[str, Any], title: str, path: str) -> None:
     ):  # fmt: skip
         if kept:
             axis.scatter(*points(kept, time), zorder=3, **style)
-    for row in rows:
-        axis.annotate(
-            _short(row), (row["arena_bytes"] / scale, row["predicted_ms"]), (5, 5), textcoords="offset points",
-            fontsize="x-small",
-        )
+    labels = {_short(row): row for row in reversed(best)}  # of several that reverse all, the smallest
+    for label, row in labels.items():
+        place = row["arena_bytes"] / scale, row["predicted_ms"]
+        axis.annotate(label, place, (0, 9), textcoords="offset points", ha="center", fontsize="small")
     if figures["budget"] is not None:
         axis.axvline(figures["budget"] / scale, color="#777777", linestyle="--", label="budget")
     axis.set_xlabel(f"arena, {unit}")
     axis.set_ylabel("ms a step")
-    axis.set_xlim(left=0)
-    axis.set_ylim(bottom=0)
+    axis.set_xlim(0, 1.08 * max(row["arena_bytes"] for row in rows) / scale)
+    axis.set_ylim(0, 1.15 * max(max(row["predicted_ms"], row.get("measured_ms", 0.0)) for row in rows))
     axis.legend(fontsize="small")
     axis.set_title(title)
     figure.savefig(path, format="svg")
 
 
 def _short(row: dict[str, Any]) -> str:
-    """Return a schedule in a few letters."""
-    if row["stored"]:
-        return f"{row['stored']} stored"
-    return f"{row['micro_batch']}/{row['chunk']}"
+    """Return a schedule in two words."""
+    return f"{row['stored']} stored" if row["stored"] else "reversible"

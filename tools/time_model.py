@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import accumulate
 from math import ceil
+from operator import mul
 from typing import Any, NamedTuple
 
 from edgerev.errors import UsageError
@@ -163,7 +164,7 @@ def section_seconds(machine: Machine, program: Program, section: str, n: int, th
         key = row_key(program, row, n, offset)
         if key not in known_rows:
             kind, features = row_features(program, row, n, offset)
-            constant, *rest = map(float.__mul__, price(machine.prices, kind), map(float, features))
+            constant, *rest = map(mul, price(machine.prices, kind), features)
             share = shares.get(kind, shares.get(ANY, 1.0))
             known_rows[key] = kind, constant + sum(rest) * share + barrier + machine.row_seconds
         kind, seconds = known_rows[key]
