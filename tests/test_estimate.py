@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from functools import partial
 
 import pytest
@@ -92,7 +93,7 @@ def test_deeper_and_larger_takes_longer(machine):
 
 def test_far_operands_cost_more():
     made = program("mlp64")
-    near, far = (priced()._replace(bandwidth=[[1 << 14, 1e11], [1 << 40, rate]]) for rate in (1e11, 1e9))
+    near, far = (priced()._replace(bandwidth=[[1 << 14, 1e11], [1 << 15, rate]]) for rate in (1e11, 1e9))
     assert section_seconds(near, made, "train", 16).seconds == 0
     parameters = 4 * made.trainable
     assert section_seconds(far, made, "train", 16).seconds > parameters * (1e-9 - 1e-11)
@@ -285,6 +286,14 @@ def test_plot_of_the_curve(cli, machine, tmp_path):
 TOLERANCE, ATTEMPTS = 1.25, 4
 
 
+def fastest(step, seconds=2.0):
+    """Return the seconds of a step in the fastest of many short bursts."""
+    found, end = [], time.perf_counter() + seconds
+    while len(found) < 10 or (time.perf_counter() < end and len(found) < 200):
+        found.append(burst(step, 1e-3))
+    return min(found)
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("threads", [1, 2])
 def test_step_times_are_near(threads):
@@ -302,8 +311,7 @@ def test_step_times_are_near(threads):
         for name, batch, schedule in open_cases:
             learner = step_learner(name, batch=batch, threads=threads, schedule=schedule)
             predicted = section_seconds(machine, learner.runtime.program, "train", batch, threads).seconds
-            step = partial(learner.runtime.run, "train", batch)
-            taken = min(burst(step, 2e-3) for _ in range(60))
+            taken = fastest(partial(learner.runtime.run, "train", batch))
             print(f"{attempt} {name} {batch} {schedule} {threads}: {predicted * 1e3:.3f} by {taken * 1e3:.3f} ms "
                   f"= {predicted / taken:.2f}")  # fmt: skip
             if not 1 / TOLERANCE <= predicted / taken <= TOLERANCE:

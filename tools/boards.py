@@ -89,7 +89,7 @@ def board_machine(board: Board) -> Machine:
     memory = min(board.memory * MEMORY_SHARE, copying)
     return Machine(
         board.name, False, {ANY: list(prices.values())}, SWITCH_CYCLES * cycle,
-        [[float(board.caches[-1]), copying], [float(1 << 40), memory]],
+        [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]],
         {"1": RUN_CYCLES * cycle} | {str(team): TEAM_CYCLES * cycle for team in teams},
         {"1": 0.0} | {str(team): BARRIER_CYCLES * cycle for team in teams},
         {str(team): {ANY: TEAM_SHARE / team} for team in teams}, PROCESS_BYTES, board.source,

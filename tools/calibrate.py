@@ -40,7 +40,7 @@ from edgerev.tools.time_model import (
 from edgerev.tools.timing import burst
 
 CLOCK = 2e-8  # seconds below which times are not told apart
-COPY_SIZES = (1 << 16, 1 << 19, 1 << 22, 1 << 25)
+COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
 PASSES, TEAM_PASSES = 10, 30  # over all rows, at most
 WHOLE_STEPS = 40  # of each net, to see what going from row to row costs
 SHORT_STEP = 1e-3  # seconds of a step in which that is seen

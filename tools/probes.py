@@ -63,7 +63,7 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
         (_net((8, 16, 1), Conv2d(32, 3), Block((Conv2d(16, 3),)), flat=True), _SGD, (1, 2)),
         (_net((4, 16, 1), Conv2d(16, 3), Block((Conv2d(8, 3),)), flat=True), _SGD, (1, 6)),
         (_net((16, 16, 3), Conv2d(32, 3), Block((Conv2d(48, 3), relu, Conv2d(16, 3)))), _SGD, (1, 2)),
-        (_net((24, 24, 3), Conv2d(64, 3), Block((Conv2d(16, 3), relu, Conv2d(32, 3)))), _SGD, (1,)),
+        (_net((24, 24, 3), Conv2d(64, 3), Block((Conv2d(32, 3), relu, Conv2d(32, 3)))), _SGD, (1,)),
         (_net((20, 20, 4), Conv2d(96, 3), Block((Conv2d(64, 3), relu, Conv2d(48, 3)))), _SGD, (1,)),
         (_net((16, 16, 3), Conv2d(16, 3), Squeeze(), Block(_MIXED)), Lion(RATE), (1, 4)),
     ):

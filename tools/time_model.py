@@ -184,7 +184,12 @@ def price(prices: dict[str, list[float]], kind: str) -> list[float]:
 
 def slowness(bandwidth: Sequence[Sequence[float]], distance: float) -> float:
     """Return the seconds that a byte costs more than one in the nearest cache, after so many other bytes."""
-    rate = next((rate for size, rate in bandwidth if distance <= size), bandwidth[-1][1])
+    above = next((place for place, (size, _) in enumerate(bandwidth) if distance <= size), len(bandwidth))
+    if above in (0, len(bandwidth)):
+        rate = bandwidth[max(0, above - 1)][1]
+    else:
+        (low, high), (size, rate) = bandwidth[above - 1], bandwidth[above]
+        rate = high + (rate - high) * (distance - low) / (size - low)
     return max(0.0, 1 / rate - 1 / bandwidth[0][1])
 
 
