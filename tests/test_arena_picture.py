@@ -1,6 +1,7 @@
 """The picture of the arena: lives and phases that are true to the program, on a grid too, and drawn."""
 
 import sys
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
@@ -82,10 +83,10 @@ def check_phases(program):
     first, last = program.sections["train"]
     assert [span.start for span in spans] == [first, *(span.stop for span in spans[:-1])]
     assert spans[-1].stop == last
-    assert all(before.phase != after.phase for before, after in zip(spans, spans[1:]))
+    assert all(before.phase != after.phase for before, after in pairwise(spans))
     coarse = coarse_phases(spans)
     assert (coarse[0].start, coarse[-1].stop) == (first, last)
-    assert all(before.stop == after.start for before, after in zip(coarse, coarse[1:]))
+    assert all(before.stop == after.start for before, after in pairwise(coarse))
     return spans
 
 

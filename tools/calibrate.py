@@ -37,12 +37,13 @@ from edgerev.tools.time_model import (
     section_seconds,
     to_json,
 )
-from edgerev.tools.timing import burst
+from edgerev.tools.timing import burst, empty_seconds
 
+EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
 COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
 PASSES, TEAM_PASSES = 10, 30  # over all rows, at most
-WHOLE_STEPS = 40  # of each net, to see what going from row to row costs
+WHOLE_STEPS = 25  # of each net, to see what going from row to row costs
 SHORT_STEP = 1e-3  # seconds of a step in which that is seen
 SWEEPS = 300  # of coordinate descent
 APART = 1088  # equal low bits of two addresses make some processors wait
@@ -76,7 +77,7 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
     machine = Machine(
         _processor(), True, _prices(probes, _row_times(probes, end, PASSES)), 0.0,
         [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))],
-        {"1": _empty_seconds(probers[0])}, {"1": 0.0}, {}, 0, kernels_digest(library.load()),
+        {"1": empty_seconds(probers[0].runtime)}, {"1": 0.0}, {}, 0, kernels_digest(library.load()),
     )  # fmt: skip
     machine = machine._replace(row_seconds=_switching(machine, probers))
     for team in teams[1:]:
@@ -106,7 +107,7 @@ def _row_times(probes: Sequence[_Probe], end: float, passes: int) -> list[float]
 
 
 def _empty_seconds(prober: Prober) -> float:
-    return min(prober.call_seconds(0, 0, 0) for _ in range(60))
+    return min(prober.call_seconds(0, 0, 0) for _ in range(EMPTY_CALLS))
 
 
 def _prices(probes: Sequence[_Probe], seconds: Sequence[float]) -> dict[str, list[float]]:
@@ -172,7 +173,7 @@ def _with_team(machine: Machine, threads: int, seconds: float) -> Machine:
     name = str(threads)
     shares = {kind: min(1.0, max(1 / threads, both / single)) for kind, (single, both) in works.items()}
     return machine._replace(
-        run_seconds={**machine.run_seconds, name: min(map(_empty_seconds, team))},
+        run_seconds={**machine.run_seconds, name: empty_seconds(team[0].runtime)},
         barrier_seconds={**machine.barrier_seconds, name: max(0.0, barrier)},
         shares={**machine.shares, name: shares},
     )
