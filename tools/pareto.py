@@ -129,12 +129,12 @@ def plot_pareto(figures: dict[str, Any], title: str, path: str) -> None:
     labels = {_short(row): row for row in reversed(best)}  # of several that reverse all, the smallest
     for label, row in labels.items():
         place = row["arena_bytes"] / scale, row["predicted_ms"]
-        axis.annotate(label, place, (0, 9), textcoords="offset points", ha="center", fontsize="small")
+        axis.annotate(label, place, (-4, 9), textcoords="offset points", fontsize="small")
     if figures["budget"] is not None:
         axis.axvline(figures["budget"] / scale, color="#777777", linestyle="--", label="budget")
     axis.set_xlabel(f"arena, {unit}")
     axis.set_ylabel("ms a step")
-    axis.set_xlim(0, 1.08 * max(row["arena_bytes"] for row in rows) / scale)
+    axis.set_xlim(0, 1.12 * max(row["arena_bytes"] for row in rows) / scale)
     axis.set_ylim(0, 1.15 * max(max(row["predicted_ms"], row.get("measured_ms", 0.0)) for row in rows))
     axis.legend(fontsize="small")
     axis.set_title(title)
