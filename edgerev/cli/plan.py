@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from edgerev.schedule import Choice
     from edgerev.tools.time_model import Machine
 
-HELP = "show the memory that a net needs, before anything runs"
+HELP = "show the memory and time that a net needs, before anything runs"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
