@@ -22,7 +22,7 @@ VERBS = {
     "eval": "measure a checkpoint on labelled data",
     "predict": "predict the labels of samples with a checkpoint",
     "data": "fetch a known data set, and verify it",
-    "plan": "show the memory that a net needs, before anything runs",
+    "plan": "show the memory and time that a net needs, before anything runs",
     "inspect": "show what is in a checkpoint",
     "doctor": "check whether this machine is fit for training",
     "rss": "measure the peak memory of a command and its children",
