@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import toys
 from loopback import HOST
-from pages import ELSEWHERE, OUTSIDE, PAGES, ROOT, SHOWN, blocks, options, script
+from pages import ELSEWHERE, LONG_PAGES, OUTSIDE, PAGES, ROOT, SHOWN, blocks, options, script
 from test_sandbox import device  # noqa: F401
 
 from edgerev.cli import VERBS, main, verb_parser
@@ -122,12 +122,13 @@ def type_page(path, folder, prepared, shared_data, wanted, bin=None):
         typist.leave()
 
 
-@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+SHORT = [path for path in PAGES if path.name not in LONG_PAGES]
+LONG = [path for path in PAGES if path not in SHORT or any("long" in block.marks for block in blocks(path))]
+
+
+@pytest.mark.parametrize("path", SHORT, ids=lambda path: path.name)
 def test_pages_work_as_typed(path, tmp_path, prepared):
     type_page(path, tmp_path, prepared, None, lambda block: "long" not in block.marks)
-
-
-LONG = [path for path in PAGES if any("long" in block.marks for block in blocks(path))]
 
 
 @pytest.fixture
