@@ -41,7 +41,9 @@ def priced(**prices):
     """Return a machine on which only some features cost something."""
     values = [prices.get(name, 0.0) for name in FEATURES]
     flat = [[1.0, 1e9]]
-    return Machine("none", True, {ANY: values}, 0.0, flat, {"1": 0.0, "2": 0.0}, {"1": 0.0, "2": 1.0}, {}, 0, "")
+    prices = {ANY: values}
+    none = {"1": 0.0, "2": 0.0}
+    return Machine("none", True, {"1": prices, "2": prices}, 0.0, flat, none, {**none, "2": 1.0}, 0, "")
 
 
 def program(name, batch=16, schedule="reversible", threads=1):
@@ -217,8 +219,7 @@ def test_measured_bytes_are_the_predicted_ones(machine):
 @pytest.mark.parametrize(("name", "threads", "schedule"), [("mlp200", 1, "stored"), ("mlp16", 2, "reversible")])
 def test_memory_of_deep_nets_and_teams(name, threads, schedule, machine):
     choice = choose(preset(name), Recipe(optimizer=SGD(1e-3)), schedule=schedule, threads=threads)
-    one_thread = machine._replace(run_seconds={"1": 0, "2": 0}, barrier_seconds={"1": 0, "2": 0})
-    predicted = estimate(one_thread, choice, 16, threads).peak_rss_bytes
+    predicted = estimate(priced()._replace(process_bytes=machine.process_bytes), choice, 16, threads).peak_rss_bytes
     code = (
         "from edgerev.tools.bench_step import step_learner; from edgerev.tools.memory import peak_rss_bytes; "
         f"step_learner({name!r}, batch=16, threads={threads}, schedule={schedule!r}); print(peak_rss_bytes())"

@@ -84,16 +84,21 @@ def board_machine(board: Board) -> Machine:
         "read": VECTOR_CYCLES / lanes * cycle, "written": VECTOR_CYCLES / lanes * cycle,
         "parameters": PARAMETER_CYCLES / lanes * cycle, "narrow": NARROW_CYCLES * cycle,
     }  # fmt: skip
-    teams = range(2, board.cores + 1)
+    teams = range(1, board.cores + 1)
     copying = board.clock * CACHE_BYTES
     memory = min(board.memory * MEMORY_SHARE, copying)
     return Machine(
-        board.name, False, {ANY: list(prices.values())}, SWITCH_CYCLES * cycle,
+        board.name, False, {str(team): {ANY: _shared(prices, team)} for team in teams}, SWITCH_CYCLES * cycle,
         [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]],
-        {"1": RUN_CYCLES * cycle} | {str(team): TEAM_CYCLES * cycle for team in teams},
-        {"1": 0.0} | {str(team): BARRIER_CYCLES * cycle for team in teams},
-        {str(team): {ANY: TEAM_SHARE / team} for team in teams}, PROCESS_BYTES, board.source,
+        {str(team): (TEAM_CYCLES if team > 1 else RUN_CYCLES) * cycle for team in teams},
+        {str(team): BARRIER_CYCLES * cycle * (team > 1) for team in teams}, PROCESS_BYTES, board.source,
     )  # fmt: skip
+
+
+def _shared(prices: dict[str, float], team: int) -> list[float]:
+    """Return the prices for the slowest of a team: each has a part of the work, and all of a row's constant."""
+    part = TEAM_SHARE / team if team > 1 else 1.0
+    return [value * (1.0 if name == "rows" else part) for name, value in prices.items()]
 
 
 def known_board(name: str) -> Board:

@@ -1,7 +1,8 @@
 """Calibrate the model of time and memory for this machine: two seconds of small rows, and one small process.
 
-Each row is timed as the fastest of several calls, all rows taking turns; the prices of a kind of row are those, none
-below zero, that come nearest to its rows' times in relative terms (coordinate descent on the normal equations).
+Each thread's share of a row is timed alone, by its processor time, so other work on the machine hardly matters: the
+fastest of several calls, all rows taking turns. The prices of a kind of row are those, none below zero, that come
+nearest to its rows' times in relative terms (coordinate descent on the normal equations).
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ from edgerev.tools.time_model import (
     FEATURES,
     Machine,
     from_json,
-    price,
     row_features,
     section_seconds,
     to_json,
@@ -42,12 +42,12 @@ from edgerev.tools.timing import burst, empty_seconds
 EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
 COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
-PASSES, TEAM_PASSES = 10, 30  # over all rows, at most
+PASSES = 1, 10  # over all rows, at least and at most
+BARRIER_CALLS = 200
 WHOLE_STEPS = 25  # of each net, to see what going from row to row costs
 SHORT_STEP = 1e-3  # seconds of a step in which that is seen
 SWEEPS = 300  # of coordinate descent
 APART = 1088  # equal low bits of two addresses make some processors wait
-FREE = "schedule 0"  # a kind of row with next to no work
 
 
 class _Probe(NamedTuple):
@@ -55,6 +55,7 @@ class _Probe(NamedTuple):
     row: int
     offset: int
     copies: int
+    threads: int
     kind: str
     features: list[float]
 
@@ -64,46 +65,65 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
 
     Parameters
     ----------
-    seconds : about how long to measure rows; starting a process for its memory comes on top
+    seconds : about how much of the processor's time to take, all told; on an idle machine that is the time it takes
     threads : numbers of threads; one, and as many as there are processors, if left out
     """
+    start = time.thread_time()
     teams = sorted({1, *(threads or (min(layout.MAX_THREADS, len(os.sched_getaffinity(0))),))})
-    share = seconds / (len(teams) + 1)  # of each team; the single thread, with more to measure, has two
-    start = time.perf_counter()
-    probers = [Prober(net, recipe) for net, recipe in probe_nets()]
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
-    probes = [probe for prober in probers for probe in _probes(prober)]
-    end = max(start + 1.8 * share, time.perf_counter() + 0.2 * seconds)  # however slow the preparation was
-    machine = Machine(
-        _processor(), True, _prices(probes, _row_times(probes, end, PASSES)), 0.0,
-        [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))],
-        {"1": empty_seconds(probers[0].runtime)}, {"1": 0.0}, {}, 0, kernels_digest(library.load()),
-    )  # fmt: skip
-    machine = machine._replace(row_seconds=_switching(machine, probers))
-    for team in teams[1:]:
-        machine = _with_team(machine, team, share)
+    bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
+    machine = Machine(_processor(), True, {}, 0.0, bandwidth, {}, {}, 0, kernels_digest(library.load()))
+    for place, team in enumerate(teams, 1):
+        probers = [Prober(net, recipe, team) for net, recipe in probe_nets()]
+        machine = _with_team(machine, probers, team, start + 0.75 * seconds * place / len(teams))
+        if team == 1:
+            machine = machine._replace(row_seconds=_switching(machine, probers))
     return machine._replace(process_bytes=measure_process())
 
 
-def _probes(prober: Prober) -> list[_Probe]:
+def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: float) -> Machine:
+    """Return the machine with the prices for so many threads, and what it costs to let them work together."""
+    probes = [probe for prober in probers for probe in _probes(prober, threads)]
+    name, runtime = str(threads), probers[0].runtime
+    barrier = _barrier_seconds(probers[0]) if threads > 1 else 0.0
+    return machine._replace(
+        prices={**machine.prices, name: _prices(probes, _row_times(probes, end))},
+        run_seconds={**machine.run_seconds, name: empty_seconds(runtime)},
+        barrier_seconds={**machine.barrier_seconds, name: barrier},
+    )
+
+
+def _barrier_seconds(prober: Prober) -> float:
+    """Return what a barrier costs, from rows that do next to nothing: the least of calls with few and with many."""
+    row = prober.program.sections["train"][0]  # SCHEDULE
+    few, many = (min(prober.team_seconds(row, copies) for _ in range(BARRIER_CALLS)) for copies in (1, COPIES))
+    return max(0.0, many - few) / (COPIES - 1)
+
+
+def _probes(prober: Prober, threads: int) -> list[_Probe]:
     found = []
     for row, offset in prober.rows():
         guess = min(prober.call_seconds(row, offset, 1) for _ in range(2))
         copies = max(1, min(COPIES, int(BURST / guess)))
-        found.append(_Probe(prober, row, offset, copies, *row_features(prober.program, row, prober.batch, offset)))
+        kind, features = row_features(prober.program, row, prober.batch, offset)
+        found.append(_Probe(prober, row, offset, copies, threads, kind, features))
     return found
 
 
-def _row_times(probes: Sequence[_Probe], end: float, passes: int) -> list[float]:
-    """Return the seconds of each row: the fastest of passes until `end`, less an empty call; infinity if none was."""
-    best = [float("inf")] * len(probes)
-    for _ in range(passes):
-        for place, probe in enumerate(probes):
-            if time.perf_counter() > end:
+def _row_times(probes: Sequence[_Probe], end: float) -> list[float]:
+    """Return the seconds of each row for its slowest thread, each the fastest of passes until `end`."""
+    best = [[float("inf")] * probe.threads for probe in probes]
+    for done in range(PASSES[1]):
+        for probe, times in zip(probes, best):
+            if done >= PASSES[0] and time.thread_time() > end:
                 break
-            best[place] = min(best[place], probe.prober.call_seconds(probe.row, probe.offset, probe.copies))
+            for thread in range(probe.threads):
+                taken = probe.prober.call_seconds(probe.row, probe.offset, probe.copies, thread)
+                times[thread] = min(times[thread], taken)
     empty = {id(probe.prober): _empty_seconds(probe.prober) for probe in probes}
-    return [max(0.0, taken - empty[id(probe.prober)]) / probe.copies for probe, taken in zip(probes, best)]
+    return [
+        max(0.0, max(times) - empty[id(probe.prober)]) / probe.copies for probe, times in zip(probes, best)
+    ]
 
 
 def _empty_seconds(prober: Prober) -> float:
@@ -113,8 +133,7 @@ def _empty_seconds(prober: Prober) -> float:
 def _prices(probes: Sequence[_Probe], seconds: Sequence[float]) -> dict[str, list[float]]:
     kinds: dict[str, list[int]] = {}
     for place, probe in enumerate(probes):
-        if seconds[place] < float("inf"):
-            kinds.setdefault(probe.kind, []).append(place)
+        kinds.setdefault(probe.kind, []).append(place)
     return {
         kind: _fit([probes[place].features for place in places], [seconds[place] for place in places])
         for kind, places in [(ANY, [*chain(*kinds.values())]), *sorted(kinds.items())]
@@ -148,35 +167,6 @@ def _switching(machine: Machine, probers: Sequence[Prober]) -> float:
             taken = min(burst(step, 1e-9) for _ in range(WHOLE_STEPS))
             found.append((taken - estimate.seconds) / estimate.rows)
     return max(0.0, float(numpy.median(found)))
-
-
-def _with_team(machine: Machine, threads: int, seconds: float) -> Machine:
-    """Return the machine with what a team of threads costs, and what it leaves of each kind's time."""
-    end = time.perf_counter() + seconds
-    chosen = list(probe_nets())[2::3]
-    # the same program for both: some kinds of row have scratch for each thread
-    alone, team = ([Prober(*pair, size, threads) for pair in chosen] for size in (1, threads))
-    one = [probe for prober in alone for probe in _probes(prober)]
-    by_prober = dict(zip(map(id, alone), team))
-    many = [probe._replace(prober=by_prober[id(probe.prober)]) for probe in one]
-    found = _row_times([*one, *many], end, TEAM_PASSES)
-    works: dict[str, list[float]] = {}
-    pairs = list(zip(one, found[: len(one)], found[len(one) :]))
-    barrier = min(both - single for probe, single, both in pairs if probe.kind == FREE)
-    for probe, single, both in pairs:
-        constant = price(machine.prices, probe.kind)[0]
-        if constant + CLOCK < single and both < float("inf"):
-            for kind in (probe.kind, ANY):
-                sums = works.setdefault(kind, [0.0, 0.0])
-                sums[0] += single - constant
-                sums[1] += both - constant - barrier
-    name = str(threads)
-    shares = {kind: min(1.0, max(1 / threads, both / single)) for kind, (single, both) in works.items()}
-    return machine._replace(
-        run_seconds={**machine.run_seconds, name: empty_seconds(team[0].runtime)},
-        barrier_seconds={**machine.barrier_seconds, name: max(0.0, barrier)},
-        shares={**machine.shares, name: shares},
-    )
 
 
 def _copy_bandwidth(moved_bytes: int) -> float:

@@ -76,15 +76,12 @@ class Prober:
 
     Parameters
     ----------
-    threads : threads that run each row
-    lowered : threads that the program is lowered for, where it is to be that of a larger team
+    threads : threads that run it; each one's share of a row is timed alone
     """
 
-    def __init__(self, net: Net, recipe: Recipe, threads: int = 1, lowered: int = 0) -> None:
-        program = choose(net, recipe, threads=lowered or threads).program
+    def __init__(self, net: Net, recipe: Recipe, threads: int = 1) -> None:
+        program = choose(net, recipe, threads=threads).program
         self.batch, self._start = recipe.batch, len(program)
-        # what the caller's thread does alone is told apart from what else the machine is busy with
-        self._clock = time.thread_time if threads == 1 else time.perf_counter
         assert isinstance(program.rows, array)
         program.rows.extend([0] * (layout.ROW * COPIES))
         self.runtime = Runtime(program, plan(program), threads)
@@ -102,14 +99,21 @@ class Prober:
                 found.setdefault(row_key(self.program, row, self.batch, offset), (row, offset))
         return list(found.values())
 
-    def call_seconds(self, row: int, offset: int, copies: int) -> float:
-        """Return the seconds of one call that runs a row so many times; of the processor, if one thread runs it."""
+    def call_seconds(self, row: int, offset: int, copies: int, thread: int = 0) -> float:
+        """Return the processor's seconds for one thread's share of a row that is run so many times in one call."""
         rows, start = self.program.rows, self._start
         one = array("i", rows[row * layout.ROW : (row + 1) * layout.ROW])
         one[layout.FIRST] += offset
         if one[layout.OP] == Op.COUPLE:  # else the state would leave its range
             one[layout.PARAMETERS + 2] = 0
         rows[start * layout.ROW : (start + copies) * layout.ROW] = memoryview(one * copies)  # type: ignore[call-overload]
-        before = self._clock()
-        self.runtime.run_rows(start, start + copies, self.batch)
-        return self._clock() - before
+        before = time.thread_time()
+        self.runtime.run_share(start, start + copies, self.batch, thread)
+        return time.thread_time() - before
+
+    def team_seconds(self, row: int, copies: int) -> float:
+        """Return the seconds in which all threads run copies of a row, with a barrier after each."""
+        self.call_seconds(row, 0, copies)  # which leaves the copies there
+        before = time.perf_counter()
+        self.runtime.run_rows(self._start, self._start + copies, self.batch)
+        return time.perf_counter() - before
