@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerev.errors import UsageError
-from edgerev.kernels import library
+from edgerev.kernels import layout, library
+from edgerev.kernels.layout import Op
 from edgerev.kernels.targets import TARGETS
 from edgerev.optimizers import SGD
 from edgerev.presets import DEFAULTS, preset
@@ -43,7 +44,7 @@ def priced(**prices):
     flat = [[1.0, 1e9]]
     prices = {ANY: values}
     none = {"1": 0.0, "2": 0.0}
-    return Machine("none", True, {"1": prices, "2": prices}, 0.0, flat, none, {**none, "2": 1.0}, 0, "")
+    return Machine("none", True, {"1": prices, "2": prices}, {**none, "2": 1.0}, none, flat, 0, "")
 
 
 def program(name, batch=16, schedule="reversible", threads=1):
@@ -284,6 +285,7 @@ def test_plot_of_the_curve(cli, machine, tmp_path):
 
 # -- how near ------------------------------------------------------------------------------------------------------
 
+CASES = list(product(NETS, (1, 16), ("reversible", "stored")))
 TOLERANCE, ATTEMPTS = 1.25, 4
 
 
@@ -299,31 +301,74 @@ def fastest(step, clock, seconds=2.0):
     return min(found)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("threads", [1, 2])
-def test_step_times_are_near(threads):
-    """The fastest of many bursts beside what two seconds of calibration, just before, predict.
+def predict(machine, learner, batch, threads):
+    return section_seconds(machine, learner.runtime.program, "train", batch, threads).seconds
 
-    One thread is timed by its processor time, which other processes hardly touch. A team waits for its slowest, so
-    its steps are timed by the clock: those that are off are tried again with a new calibration, and each attempt is
-    printed.
-    """
-    if threads > len(os.sched_getaffinity(0)):
-        pytest.skip(f"{threads} processors are not free to this process")
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    open_cases = list(product(NETS, (1, 16), ("reversible", "stored")))
+
+def off_by_more(pairs, cases):
+    """Print predicted and measured seconds of each case; return those that are too far apart."""
+    off = []
+    for case, (predicted, taken) in zip(cases, pairs):
+        print(*case, f"{predicted * 1e3:.3f} by {taken * 1e3:.3f} ms = {predicted / taken:.2f}")
+        if not 1 / TOLERANCE <= predicted / taken <= TOLERANCE:
+            off.append(case)
+    return off
+
+
+@pytest.mark.long
+def test_steps_of_one_thread_are_near():
+    """By the processor's time, which other processes hardly touch, beside two seconds of calibration just before."""
+    machine, pairs = calibrate.calibrate(2.0, [1]), []
+    for name, batch, schedule in CASES:
+        learner = step_learner(name, batch=batch, schedule=schedule)
+        step = partial(learner.runtime.run, "train", batch)
+        pairs.append((predict(machine, learner, batch, 1), fastest(step, time.thread_time)))
+    assert off_by_more(pairs, CASES) == []
+
+
+def let_checks_pass(program):
+    """Make rows that do nothing of those that would end a run of one thread's share, whose numbers are no good."""
+    for row in range(*program.sections["train"]):
+        start = row * layout.ROW
+        if program.rows[start] == Op.CHECK:
+            program.rows[start], program.rows[start + layout.COUNT] = int(Op.REPEAT), 0
+            program.rows[start + layout.PARAMETERS], program.rows[start + layout.PARAMETERS + 1] = 0, 1
+
+
+@pytest.mark.long
+def test_shares_of_a_team_are_near():
+    """What the slower of two threads has to do in a step, alone: without barriers, and what one costs the other."""
+    machine, pairs = calibrate.calibrate(2.0, [2]), []
+    alone = machine.row_seconds["1"]  # no barrier
+    machine = machine._replace(run_seconds=dict.fromkeys("12", 0.0), row_seconds=dict.fromkeys("12", alone))
+    for name, batch, schedule in CASES:
+        learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
+        runtime = learner.runtime
+        let_checks_pass(runtime.program)
+        rows = runtime.program.sections["train"]
+        shares = [partial(runtime.run_share, *rows, batch, thread) for thread in (0, 1)]
+        taken = max(fastest(share, time.thread_time, 1.0) for share in shares)
+        pairs.append((predict(machine, learner, batch, 2), taken))
+    assert off_by_more(pairs, CASES) == []
+
+
+@pytest.mark.long
+def test_steps_of_a_team_are_near():
+    """By the clock, since a team waits for its slowest; tried again where it is off, and judged on an idle machine."""
+    processors = len(os.sched_getaffinity(0))
+    if processors < 2:
+        pytest.skip("two processors are not free to this process")
+    cases = CASES
     for attempt in range(ATTEMPTS):
-        machine = calibrate.calibrate(2.0, [threads])
-        off = []
-        for name, batch, schedule in open_cases:
-            learner = step_learner(name, batch=batch, threads=threads, schedule=schedule)
-            predicted = section_seconds(machine, learner.runtime.program, "train", batch, threads).seconds
-            taken = fastest(partial(learner.runtime.run, "train", batch), clock)
-            print(f"{attempt} {name} {batch} {schedule} {threads}: {predicted * 1e3:.3f} by {taken * 1e3:.3f} ms "
-                  f"= {predicted / taken:.2f}")  # fmt: skip
-            if not 1 / TOLERANCE <= predicted / taken <= TOLERANCE:
-                off.append((name, batch, schedule))
-        open_cases = off
-        if not open_cases:
+        print(f"attempt {attempt}, load {os.getloadavg()[0]}")
+        machine, pairs = calibrate.calibrate(2.0, [2]), []
+        for name, batch, schedule in cases:
+            learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
+            step = partial(learner.runtime.run, "train", batch)
+            pairs.append((predict(machine, learner, batch, 2), fastest(step, time.perf_counter)))
+        cases = off_by_more(pairs, cases)
+        if not cases:
             return
-    pytest.fail(f"after {ATTEMPTS} attempts still off by more than a quarter: {open_cases}")
+    if os.getloadavg()[0] > processors + 0.5:
+        pytest.skip(f"the machine is busy (load {os.getloadavg()[0]}), so these were not judged: {cases}")
+    pytest.fail(f"after {ATTEMPTS} attempts still off by more than a quarter: {cases}")

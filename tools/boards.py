@@ -88,10 +88,10 @@ def board_machine(board: Board) -> Machine:
     copying = board.clock * CACHE_BYTES
     memory = min(board.memory * MEMORY_SHARE, copying)
     return Machine(
-        board.name, False, {str(team): {ANY: _shared(prices, team)} for team in teams}, SWITCH_CYCLES * cycle,
-        [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]],
+        board.name, False, {str(team): {ANY: _shared(prices, team)} for team in teams},
+        {str(team): (SWITCH_CYCLES + BARRIER_CYCLES * (team > 1)) * cycle for team in teams},
         {str(team): (TEAM_CYCLES if team > 1 else RUN_CYCLES) * cycle for team in teams},
-        {str(team): BARRIER_CYCLES * cycle * (team > 1) for team in teams}, PROCESS_BYTES, board.source,
+        [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]], PROCESS_BYTES, board.source,
     )  # fmt: skip
 
 

@@ -27,7 +27,7 @@ from edgerev.kernels.library import Kernels
 from edgerev.machine import cache_folder, read_fields
 from edgerev.recipe import Schedule
 from edgerev.tools.plan_worker import Job, workers
-from edgerev.tools.probes import BURST, COPIES, Prober, probe_nets
+from edgerev.tools.probes import BURST, COPIES, Prober, deep_net, probe_nets
 from edgerev.tools.time_model import (
     ANY,
     FEATURES,
@@ -43,9 +43,7 @@ EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
 COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
 PASSES = 1, 10  # over all rows, at least and at most
-BARRIER_CALLS = 200
-WHOLE_STEPS = 25  # of each net, to see what going from row to row costs
-SHORT_STEP = 1e-3  # seconds of a step in which that is seen
+STEPS = 200  # of a deep net, of which the fastest counts
 SWEEPS = 300  # of coordinate descent
 APART = 1088  # equal low bits of two addresses make some processors wait
 
@@ -72,32 +70,24 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
     teams = sorted({1, *(threads or (min(layout.MAX_THREADS, len(os.sched_getaffinity(0))),))})
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
     bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
-    machine = Machine(_processor(), True, {}, 0.0, bandwidth, {}, {}, 0, kernels_digest(library.load()))
+    machine = Machine(_processor(), True, {}, {}, {}, bandwidth, 0, kernels_digest(library.load()))
     for place, team in enumerate(teams, 1):
         probers = [Prober(net, recipe, team) for net, recipe in probe_nets()]
         machine = _with_team(machine, probers, team, start + 0.75 * seconds * place / len(teams))
-        if team == 1:
-            machine = machine._replace(row_seconds=_switching(machine, probers))
     return machine._replace(process_bytes=measure_process())
 
 
 def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: float) -> Machine:
     """Return the machine with the prices for so many threads, and what it costs to let them work together."""
     probes = [probe for prober in probers for probe in _probes(prober, threads)]
-    name, runtime = str(threads), probers[0].runtime
-    barrier = _barrier_seconds(probers[0]) if threads > 1 else 0.0
-    return machine._replace(
+    name = str(threads)
+    machine = machine._replace(
         prices={**machine.prices, name: _prices(probes, _row_times(probes, end))},
-        run_seconds={**machine.run_seconds, name: empty_seconds(runtime)},
-        barrier_seconds={**machine.barrier_seconds, name: barrier},
+        row_seconds={**machine.row_seconds, name: 0.0},
+        run_seconds={**machine.run_seconds, name: empty_seconds(probers[0].runtime)},
     )
-
-
-def _barrier_seconds(prober: Prober) -> float:
-    """Return what a barrier costs, from rows that do next to nothing: the least of calls with few and with many."""
-    row = prober.program.sections["train"][0]  # SCHEDULE
-    few, many = (min(prober.team_seconds(row, copies) for _ in range(BARRIER_CALLS)) for copies in (1, COPIES))
-    return max(0.0, many - few) / (COPIES - 1)
+    between = _between_rows(machine, threads)
+    return machine._replace(row_seconds={**machine.row_seconds, name: between})
 
 
 def _probes(prober: Prober, threads: int) -> list[_Probe]:
@@ -157,16 +147,12 @@ def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[
     return (found / size).tolist()
 
 
-def _switching(machine: Machine, probers: Sequence[Prober]) -> float:
-    """Return what a row costs in a step beyond what it costs when it is run again and again."""
-    found = []
-    for prober in probers:
-        estimate = section_seconds(machine, prober.program, "train", prober.batch)
-        if estimate.seconds < SHORT_STEP:
-            step = partial(prober.runtime.run, "train", prober.batch)
-            taken = min(burst(step, 1e-9) for _ in range(WHOLE_STEPS))
-            found.append((taken - estimate.seconds) / estimate.rows)
-    return max(0.0, float(numpy.median(found)))
+def _between_rows(machine: Machine, threads: int) -> float:
+    """Return what a row costs in a step beyond the slowest thread's share of it, run again and again."""
+    prober = Prober(*deep_net(), threads)
+    estimate = section_seconds(machine, prober.program, "train", prober.batch, threads)
+    step = partial(prober.runtime.run, "train", prober.batch)
+    return max(0.0, (min(burst(step, 1e-9) for _ in range(STEPS)) - estimate.seconds) / estimate.rows)
 
 
 def _copy_bandwidth(moved_bytes: int) -> float:

@@ -55,6 +55,7 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
         (_net((48,), Dense(128), Block((norm, Dense(80), GELU(), Dense(64)))), _ADAMW, (1, 24)),
         (_net((96, 6), Conv1d(48, 5), Block((Conv1d(24, 5), relu, Conv1d(24, 5)))), _SGD, (1, 4)),
         (_net((160, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1, 2)),
+        (_net((96, 3), Conv1d(64, 5), Block((Conv1d(32, 5), relu, Conv1d(32, 5)))), _SGD, (1, 3)),
         (_net((100, 4), Conv1d(32, 5), Block((Conv1d(32, 5), relu, Conv1d(16, 5)))), _SGD, (1, 5)),
         (_net((96, 5), Conv1d(64, 3), Block((Conv1d(48, 3), relu, Conv1d(32, 3)))), _SGD, (1, 2)),
         (_net((64, 3), Conv1d(32, 3), Block(_THIN)), _ADAMW, (1, 8)),
@@ -69,6 +70,11 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
     ):
         for batch in batches:
             yield net, Recipe(batch=batch, optimizer=optimizer, clip=None if optimizer is _SGD else Clip(1.0))
+
+
+def deep_net() -> tuple[Net, Recipe]:
+    """Return a net of many short rows, in which it is seen what lies between them."""
+    return _net((40,), Dense(96), Block((Dense(32), ReLU(), Dense(48)), repeat=24)), Recipe(batch=6, optimizer=_SGD)
 
 
 class Prober:
@@ -110,10 +116,3 @@ class Prober:
         before = time.thread_time()
         self.runtime.run_share(start, start + copies, self.batch, thread)
         return time.thread_time() - before
-
-    def team_seconds(self, row: int, copies: int) -> float:
-        """Return the seconds in which all threads run copies of a row, with a barrier after each."""
-        self.call_seconds(row, 0, copies)  # which leaves the copies there
-        before = time.perf_counter()
-        self.runtime.run_rows(self._start, self._start + copies, self.batch)
-        return time.perf_counter() - before
