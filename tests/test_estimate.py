@@ -151,8 +151,14 @@ def test_a_calibration_is_kept_for_these_kernels(machine, tmp_path, monkeypatch)
     monkeypatch.setattr(calibrate, "cache_folder", lambda: tmp_path)
     path = tmp_path / "calibration" / f"{calibrate.kernels_digest(library.load())}.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"edgerev_machine": 1, **machine._replace(name="kept")._asdict()}))
-    assert calibrate.known_machine().name == "kept"
+    calibrate.write_machine(machine._replace(process_bytes=7), str(path))
+    assert calibrate.known_machine().process_bytes == 7
+    assert calibrate.kept_machine(str(path), 1).process_bytes == 7
+    assert calibrate.kept_machine(str(path), 3) is None
+    calibrate.write_machine(machine._replace(name="another processor"), str(path))
+    assert calibrate.kept_machine(str(path), 1) is None
+    path.write_text("{}")
+    assert calibrate.kept_machine(str(path), 1) is None
 
 
 # -- boards --------------------------------------------------------------------------------------------------------
@@ -262,6 +268,7 @@ def test_plan_for_a_machine_that_was_calibrated(cli, machine, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "match"), [
     (["--measure"], "--measure: expected --pareto"), (["-o", "x.json"], "--output: expected --calibrate"),
+    (["--pareto", "--schedule", "stored"], "--schedule: expected none"),
     (["--pareto", "--measure", "--target", "rpi4"], "expected this machine"),
     (["--target", "pi"], "target 'pi': expected"), (["--target", "aarch64"], "is not one board"),
     (["--target", "rpi4", "--threads", "9"], "threads 9: "), (["--machine", "none.json"], "none.json cannot be read"),

@@ -64,10 +64,9 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
     Parameters
     ----------
     seconds : about how much of the processor's time to take, all told; on an idle machine that is the time it takes
-    threads : numbers of threads; one, and as many as there are processors, if left out
+    threads : numbers of threads, besides one
     """
-    start = time.thread_time()
-    teams = sorted({1, *(threads or (min(layout.MAX_THREADS, len(os.sched_getaffinity(0))),))})
+    start, teams = time.thread_time(), sorted({1, *threads})
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
     bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
     machine = Machine(_processor(), True, {}, {}, {}, bandwidth, 0, kernels_digest(library.load()))
@@ -191,23 +190,32 @@ def measure_process() -> int:
     return found["peak_rss_bytes"] - found["arena_bytes"]
 
 
-def known_machine(*, anew: bool = False) -> Machine:
+def known_machine(threads: int = 1, *, anew: bool = False) -> Machine:
     """Return the calibration of this machine: that kept in the cache, or a new one, which is then kept.
 
     Parameters
     ----------
+    threads : what it is to have prices for, besides one thread and as many as there are processors
     anew : take a new one in any case
     """
-    digest = kernels_digest(library.load())
-    path = cache_folder() / "calibration" / f"{digest}.json"
-    with suppress(OSError, ValueError, UsageError):
-        if not anew:
-            return from_json(json.loads(path.read_text()), str(path))
-    machine = calibrate()
+    path = cache_folder() / "calibration" / f"{kernels_digest(library.load())}.json"
+    kept = None if anew else kept_machine(str(path), threads)
+    if kept is not None:
+        return kept
+    machine = calibrate(threads=[threads, min(layout.MAX_THREADS, len(os.sched_getaffinity(0)))])
     with suppress(OSError):  # a cache that cannot be written costs its purpose only
         path.parent.mkdir(parents=True, exist_ok=True)
         write_machine(machine, str(path))
     return machine
+
+
+def kept_machine(path: str, threads: int) -> Machine | None:
+    """Return the calibration in a file if it is there, of this processor, and for so many threads."""
+    try:
+        found = read_machine(path)
+    except UsageError:
+        return None
+    return found if found.name == _processor() and str(threads) in found.prices else None
 
 
 def write_machine(machine: Machine, path: str) -> None:
