@@ -18,10 +18,12 @@ from edgerev.kernels.layout import Op
 from edgerev.kernels.targets import TARGETS
 from edgerev.optimizers import SGD
 from edgerev.presets import DEFAULTS, preset
+from edgerev.program import Region
 from edgerev.recipe import Recipe
+from edgerev.runtime import Runtime
 from edgerev.schedule import choose, schedules
 from edgerev.tools import boards, calibrate
-from edgerev.tools.bench_step import step_learner
+from edgerev.tools.bench_step import fill_batch, step_learner
 from edgerev.tools.cost import section_cost, visits
 from edgerev.tools.estimate import estimate
 from edgerev.tools.pareto import dominated, pareto_figures
@@ -127,6 +129,25 @@ def test_probes_are_no_presets_and_run_like_a_step():
     assert len(rows) == len(set(rows))
     assert all(prober.call_seconds(row, offset, 3) > 0 for row, offset in rows)
     prober.runtime.run("train", prober.batch)  # the state is within its range still
+
+
+def test_shares_one_after_another_are_the_whole():
+    """Of every row that has no barrier inside, and the team goes on as if nothing had been."""
+    net, recipe = preset("har1"), Recipe(batch=4)
+    choice = choose(net, recipe, threads=3)
+    team, alone = (Runtime(choose(net, recipe, threads=3).program, choice.plan, 3) for _ in range(2))
+    for runtime in (team, alone):
+        fill_batch(runtime, net.head.outputs)
+        runtime.run("init", 1)
+    first, last = choice.program.sections["encode"]
+    team.run_rows(first, last, 4)
+    for row, offset in visits(alone.program, "encode", 4):
+        place = row * layout.ROW + layout.FIRST
+        alone.program.rows[place] += offset
+        assert [alone.run_share(row, row + 1, 4, thread) for thread in range(3)] == [0, 0, 0]
+        alone.program.rows[place] -= offset
+    assert bytes(alone.region(Region.STATE)) == bytes(team.region(Region.STATE))
+    alone.run("train", 4)
 
 
 def test_prices_are_those_that_made_the_times():

@@ -13,8 +13,8 @@ from edgerev.kernels import targets
 from edgerev.tools.time_model import ANY, FEATURES, Machine
 
 PRODUCT_SHARE = 0.7  # of the peak that product-sums reach
-VECTOR_CYCLES = 5.0  # for each vector of samples' elements that a row reads or writes
-PARAMETER_CYCLES = 2.0  # for each vector of parameters
+ELEMENT_CYCLES = 10.0  # for each of samples' elements that a row reads or writes, by the FLOP of a cycle
+PARAMETER_CYCLES = 4.0  # for each parameter, by the FLOP of a cycle
 NARROW_CYCLES = 1.0  # for each element in lines that do not fill vectors
 ROW_CYCLES, SWITCH_CYCLES = 100, 70  # of a row that does nothing, and between rows
 RUN_CYCLES, TEAM_CYCLES, BARRIER_CYCLES = 5_000, 80_000, 400  # of a call, of one that wakes a team, of a barrier
@@ -78,11 +78,11 @@ ZEN4 = Board(
 
 def board_machine(board: Board) -> Machine:
     """Return the machine that a data sheet describes."""
-    cycle, lanes = 1 / board.clock, targets.TARGETS[board.target].width
+    cycle = 1 / board.clock
+    element, parameter = ELEMENT_CYCLES / board.flops * cycle, PARAMETER_CYCLES / board.flops * cycle
     prices = dict.fromkeys(FEATURES, 0.0) | {
         "rows": ROW_CYCLES * cycle, "flops": cycle / (board.flops * PRODUCT_SHARE),
-        "read": VECTOR_CYCLES / lanes * cycle, "written": VECTOR_CYCLES / lanes * cycle,
-        "parameters": PARAMETER_CYCLES / lanes * cycle, "narrow": NARROW_CYCLES * cycle,
+        "read": element, "written": element, "parameters": parameter, "narrow": NARROW_CYCLES * cycle,
     }  # fmt: skip
     teams = range(1, board.cores + 1)
     copying = board.clock * CACHE_BYTES
