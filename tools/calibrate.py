@@ -45,6 +45,7 @@ COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
 PASSES = 1, 10  # over all rows, at least and at most
 STEPS = 200  # of a deep net, of which the fastest counts
 SWEEPS = 300  # of coordinate descent
+SHORTEST_COPYING, COPYINGS = 1 << 23, 6  # bytes of a measurement, and how often it is made
 APART = 1088  # equal low bits of two addresses make some processors wait
 
 
@@ -155,10 +156,15 @@ def _between_rows(machine: Machine, threads: int) -> float:
 
 
 def _copy_bandwidth(moved_bytes: int) -> float:
-    half = moved_bytes // 2
+    half, times = moved_bytes // 2, max(1, SHORTEST_COPYING // moved_bytes)
     source, target = ctypes.create_string_buffer(half), ctypes.create_string_buffer(half + APART)
-    place = ctypes.byref(target, APART)
-    return moved_bytes / min(burst(lambda: ctypes.memmove(place, source, half), 2e-4) for _ in range(6))
+    place, best = ctypes.byref(target, APART), float("inf")
+    for _ in range(COPYINGS):
+        before = time.thread_time()
+        for _ in range(times):
+            ctypes.memmove(place, source, half)
+        best = min(best, time.thread_time() - before)
+    return moved_bytes * times / best
 
 
 def _processor() -> str:
