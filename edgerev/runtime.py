@@ -221,6 +221,17 @@ class Runtime:
             return self._call(first, last, n, 0)
         return self._team.run(first, last, n)
 
+    def run_share(self, first: int, last: int, n: int, thread: int) -> int:
+        """Run what one of the threads has to do of rows, as if the others were at every barrier. For measuring."""
+        barrier, line = self.view("barrier"), layout.BARRIER_LINE
+        for other in range(self.threads):
+            barrier[other * line] = 0 if other == thread else 1 << 30
+        try:
+            return self._call(first, last, n, thread)
+        finally:
+            for other in range(self.threads):
+                barrier[other * line] = 0
+
     def _failure(self) -> EdgerevError | None:
         """Return what went wrong first in the program's order, and clear the status."""
         lines = (self.status[start : start + 3].tolist() for start in range(0, len(self.status), layout.STATUS_LINE))

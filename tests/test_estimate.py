@@ -13,14 +13,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerev.errors import UsageError
-from edgerev.kernels import library
+from edgerev.kernels import layout, library
+from edgerev.kernels.layout import Op
 from edgerev.kernels.targets import TARGETS
 from edgerev.optimizers import SGD
 from edgerev.presets import DEFAULTS, preset
+from edgerev.program import Region
 from edgerev.recipe import Recipe
+from edgerev.runtime import Runtime
 from edgerev.schedule import choose, schedules
 from edgerev.tools import boards, calibrate
-from edgerev.tools.bench_step import step_learner
+from edgerev.tools.bench_step import fill_batch, step_learner
 from edgerev.tools.cost import section_cost, visits
 from edgerev.tools.estimate import estimate
 from edgerev.tools.pareto import dominated, pareto_figures
@@ -41,7 +44,9 @@ def priced(**prices):
     """Return a machine on which only some features cost something."""
     values = [prices.get(name, 0.0) for name in FEATURES]
     flat = [[1.0, 1e9]]
-    return Machine("none", True, {ANY: values}, 0.0, flat, {"1": 0.0, "2": 0.0}, {"1": 0.0, "2": 1.0}, {}, 0, "")
+    prices = {ANY: values}
+    none = {"1": 0.0, "2": 0.0}
+    return Machine("none", True, {"1": prices, "2": prices}, {**none, "2": 1.0}, none, flat, 0, "")
 
 
 def program(name, batch=16, schedule="reversible", threads=1):
@@ -75,6 +80,8 @@ def test_what_was_not_calibrated_is_refused(machine):
 
 
 def test_deeper_and_larger_takes_longer(machine):
+    """With memory as fast as the caches: what stored activations save depends on it."""
+    machine = machine._replace(bandwidth=[[1.0, 1e11]])
     for name in ("mlp", "har", "vis"):
         for schedule in ("reversible", "stored"):
             taken = [
@@ -126,6 +133,25 @@ def test_probes_are_no_presets_and_run_like_a_step():
     prober.runtime.run("train", prober.batch)  # the state is within its range still
 
 
+def test_shares_one_after_another_are_the_whole():
+    """Of every row that has no barrier inside, and the team goes on as if nothing had been."""
+    net, recipe = preset("har1"), Recipe(batch=4)
+    choice = choose(net, recipe, threads=3)
+    team, alone = (Runtime(choose(net, recipe, threads=3).program, choice.plan, 3) for _ in range(2))
+    for runtime in (team, alone):
+        fill_batch(runtime, net.head.outputs)
+        runtime.run("init", 1)
+    first, last = choice.program.sections["encode"]
+    team.run_rows(first, last, 4)
+    for row, offset in visits(alone.program, "encode", 4):
+        place = row * layout.ROW + layout.FIRST
+        alone.program.rows[place] += offset
+        assert [alone.run_share(row, row + 1, 4, thread) for thread in range(3)] == [0, 0, 0]
+        alone.program.rows[place] -= offset
+    assert bytes(alone.region(Region.STATE)) == bytes(team.region(Region.STATE))
+    alone.run("train", 4)
+
+
 def test_prices_are_those_that_made_the_times():
     features = [[1.0, size * 100.0, size, 0, 0, 0, 0, 0] for size in (1.0, 7.0, 50.0)]
     times = [3e-6 + 2e-9 * row[1] for row in features]
@@ -148,8 +174,14 @@ def test_a_calibration_is_kept_for_these_kernels(machine, tmp_path, monkeypatch)
     monkeypatch.setattr(calibrate, "cache_folder", lambda: tmp_path)
     path = tmp_path / "calibration" / f"{calibrate.kernels_digest(library.load())}.json"
     path.parent.mkdir()
-    path.write_text(json.dumps({"edgerev_machine": 1, **machine._replace(name="kept")._asdict()}))
-    assert calibrate.known_machine().name == "kept"
+    calibrate.write_machine(machine._replace(process_bytes=7), str(path))
+    assert calibrate.known_machine().process_bytes == 7
+    assert calibrate.kept_machine(str(path), 1).process_bytes == 7
+    assert calibrate.kept_machine(str(path), 3) is None
+    calibrate.write_machine(machine._replace(name="another processor"), str(path))
+    assert calibrate.kept_machine(str(path), 1) is None
+    path.write_text("{}")
+    assert calibrate.kept_machine(str(path), 1) is None
 
 
 # -- boards --------------------------------------------------------------------------------------------------------
@@ -217,8 +249,7 @@ def test_measured_bytes_are_the_predicted_ones(machine):
 @pytest.mark.parametrize(("name", "threads", "schedule"), [("mlp200", 1, "stored"), ("mlp16", 2, "reversible")])
 def test_memory_of_deep_nets_and_teams(name, threads, schedule, machine):
     choice = choose(preset(name), Recipe(optimizer=SGD(1e-3)), schedule=schedule, threads=threads)
-    one_thread = machine._replace(run_seconds={"1": 0, "2": 0}, barrier_seconds={"1": 0, "2": 0})
-    predicted = estimate(one_thread, choice, 16, threads).peak_rss_bytes
+    predicted = estimate(priced()._replace(process_bytes=machine.process_bytes), choice, 16, threads).peak_rss_bytes
     code = (
         "from edgerev.tools.bench_step import step_learner; from edgerev.tools.memory import peak_rss_bytes; "
         f"step_learner({name!r}, batch=16, threads={threads}, schedule={schedule!r}); print(peak_rss_bytes())"
@@ -260,6 +291,7 @@ def test_plan_for_a_machine_that_was_calibrated(cli, machine, tmp_path):
 
 @pytest.mark.parametrize(("arguments", "match"), [
     (["--measure"], "--measure: expected --pareto"), (["-o", "x.json"], "--output: expected --calibrate"),
+    (["--pareto", "--schedule", "stored"], "--schedule: expected none"),
     (["--pareto", "--measure", "--target", "rpi4"], "expected this machine"),
     (["--target", "pi"], "target 'pi': expected"), (["--target", "aarch64"], "is not one board"),
     (["--target", "rpi4", "--threads", "9"], "threads 9: "), (["--machine", "none.json"], "none.json cannot be read"),
@@ -283,7 +315,8 @@ def test_plot_of_the_curve(cli, machine, tmp_path):
 
 # -- how near ------------------------------------------------------------------------------------------------------
 
-TOLERANCE, ATTEMPTS = 1.25, 4
+CASES = list(product(NETS, (1, 16), ("reversible", "stored")))
+TOLERANCE, ATTEMPTS = 1.25, 3
 
 
 def fastest(step, clock, seconds=2.0):
@@ -298,31 +331,74 @@ def fastest(step, clock, seconds=2.0):
     return min(found)
 
 
-@pytest.mark.long
-@pytest.mark.parametrize("threads", [1, 2])
-def test_step_times_are_near(threads):
-    """The fastest of many bursts beside what two seconds of calibration, just before, predict.
+def predict(machine, learner, batch, threads):
+    return section_seconds(machine, learner.runtime.program, "train", batch, threads).seconds
 
-    One thread is timed by its processor time, which other processes hardly touch. A team waits for its slowest, so
-    its steps are timed by the clock: those that are off are tried again with a new calibration, and each attempt is
-    printed.
-    """
-    if threads > len(os.sched_getaffinity(0)):
-        pytest.skip(f"{threads} processors are not free to this process")
-    clock = time.thread_time if threads == 1 else time.perf_counter
-    open_cases = list(product(NETS, (1, 16), ("reversible", "stored")))
+
+def off_by_more(pairs, cases):
+    """Print predicted and measured seconds of each case; return those that are too far apart."""
+    off = []
+    for case, (predicted, taken) in zip(cases, pairs):
+        print(*case, f"{predicted * 1e3:.3f} by {taken * 1e3:.3f} ms = {predicted / taken:.2f}")
+        if not 1 / TOLERANCE <= predicted / taken <= TOLERANCE:
+            off.append(case)
+    return off
+
+
+@pytest.mark.long
+def test_steps_of_one_thread_are_near():
+    """By the processor's time, which other processes hardly touch, beside two seconds of calibration just before."""
+    machine, pairs = calibrate.calibrate(2.0, [1]), []
+    for name, batch, schedule in CASES:
+        learner = step_learner(name, batch=batch, schedule=schedule)
+        step = partial(learner.runtime.run, "train", batch)
+        pairs.append((predict(machine, learner, batch, 1), fastest(step, time.thread_time)))
+    assert off_by_more(pairs, CASES) == []
+
+
+def let_checks_pass(program):
+    """Make rows that do nothing of those that would end a run of one thread's share, whose numbers are no good."""
+    for row in range(*program.sections["train"]):
+        start = row * layout.ROW
+        if program.rows[start] == Op.CHECK:
+            program.rows[start], program.rows[start + layout.COUNT] = int(Op.REPEAT), 0
+            program.rows[start + layout.PARAMETERS], program.rows[start + layout.PARAMETERS + 1] = 0, 1
+
+
+@pytest.mark.long
+def test_shares_of_a_team_are_near():
+    """What the slower of two threads has to do in a step, alone: without barriers, and what one costs the other."""
+    machine, pairs = calibrate.calibrate(2.0, [2]), []
+    alone = machine.row_seconds["1"]  # no barrier
+    machine = machine._replace(run_seconds=dict.fromkeys("12", 0.0), row_seconds=dict.fromkeys("12", alone))
+    for name, batch, schedule in CASES:
+        learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
+        runtime = learner.runtime
+        let_checks_pass(runtime.program)
+        rows = runtime.program.sections["train"]
+        shares = [partial(runtime.run_share, *rows, batch, thread) for thread in (0, 1)]
+        taken = max(fastest(share, time.thread_time, 1.0) for share in shares)
+        pairs.append((predict(machine, learner, batch, 2), taken))
+    assert off_by_more(pairs, CASES) == []
+
+
+@pytest.mark.long
+def test_steps_of_a_team_are_near():
+    """By the clock, since a team waits for its slowest; tried again where it is off, and judged on an idle machine."""
+    processors = len(os.sched_getaffinity(0))
+    if processors < 2:
+        pytest.skip("two processors are not free to this process")
+    cases = CASES
     for attempt in range(ATTEMPTS):
-        machine = calibrate.calibrate(2.0, [threads])
-        off = []
-        for name, batch, schedule in open_cases:
-            learner = step_learner(name, batch=batch, threads=threads, schedule=schedule)
-            predicted = section_seconds(machine, learner.runtime.program, "train", batch, threads).seconds
-            taken = fastest(partial(learner.runtime.run, "train", batch), clock)
-            print(f"{attempt} {name} {batch} {schedule} {threads}: {predicted * 1e3:.3f} by {taken * 1e3:.3f} ms "
-                  f"= {predicted / taken:.2f}")  # fmt: skip
-            if not 1 / TOLERANCE <= predicted / taken <= TOLERANCE:
-                off.append((name, batch, schedule))
-        open_cases = off
-        if not open_cases:
+        print(f"attempt {attempt}, load {os.getloadavg()[0]}")
+        machine, pairs = calibrate.calibrate(2.0, [2]), []
+        for name, batch, schedule in cases:
+            learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
+            step = partial(learner.runtime.run, "train", batch)
+            pairs.append((predict(machine, learner, batch, 2), fastest(step, time.perf_counter)))
+        cases = off_by_more(pairs, cases)
+        if not cases:
             return
-    pytest.fail(f"after {ATTEMPTS} attempts still off by more than a quarter: {open_cases}")
+    if os.getloadavg()[0] > processors + 0.5:
+        pytest.skip(f"the machine is busy (load {os.getloadavg()[0]}), so these were not judged: {cases}")
+    pytest.fail(f"after {ATTEMPTS} attempts still off by more than a quarter: {cases}")

@@ -13,8 +13,8 @@ from edgerev.kernels import targets
 from edgerev.tools.time_model import ANY, FEATURES, Machine
 
 PRODUCT_SHARE = 0.7  # of the peak that product-sums reach
-VECTOR_CYCLES = 5.0  # for each vector of samples' elements that a row reads or writes
-PARAMETER_CYCLES = 2.0  # for each vector of parameters
+ELEMENT_CYCLES = 10.0  # for each of samples' elements that a row reads or writes, by the FLOP of a cycle
+PARAMETER_CYCLES = 4.0  # for each parameter, by the FLOP of a cycle
 NARROW_CYCLES = 1.0  # for each element in lines that do not fill vectors
 ROW_CYCLES, SWITCH_CYCLES = 100, 70  # of a row that does nothing, and between rows
 RUN_CYCLES, TEAM_CYCLES, BARRIER_CYCLES = 5_000, 80_000, 400  # of a call, of one that wakes a team, of a barrier
@@ -78,22 +78,27 @@ ZEN4 = Board(
 
 def board_machine(board: Board) -> Machine:
     """Return the machine that a data sheet describes."""
-    cycle, lanes = 1 / board.clock, targets.TARGETS[board.target].width
+    cycle = 1 / board.clock
+    element, parameter = ELEMENT_CYCLES / board.flops * cycle, PARAMETER_CYCLES / board.flops * cycle
     prices = dict.fromkeys(FEATURES, 0.0) | {
         "rows": ROW_CYCLES * cycle, "flops": cycle / (board.flops * PRODUCT_SHARE),
-        "read": VECTOR_CYCLES / lanes * cycle, "written": VECTOR_CYCLES / lanes * cycle,
-        "parameters": PARAMETER_CYCLES / lanes * cycle, "narrow": NARROW_CYCLES * cycle,
+        "read": element, "written": element, "parameters": parameter, "narrow": NARROW_CYCLES * cycle,
     }  # fmt: skip
-    teams = range(2, board.cores + 1)
+    teams = range(1, board.cores + 1)
     copying = board.clock * CACHE_BYTES
     memory = min(board.memory * MEMORY_SHARE, copying)
     return Machine(
-        board.name, False, {ANY: list(prices.values())}, SWITCH_CYCLES * cycle,
-        [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]],
-        {"1": RUN_CYCLES * cycle} | {str(team): TEAM_CYCLES * cycle for team in teams},
-        {"1": 0.0} | {str(team): BARRIER_CYCLES * cycle for team in teams},
-        {str(team): {ANY: TEAM_SHARE / team} for team in teams}, PROCESS_BYTES, board.source,
+        board.name, False, {str(team): {ANY: _shared(prices, team)} for team in teams},
+        {str(team): (SWITCH_CYCLES + BARRIER_CYCLES * (team > 1)) * cycle for team in teams},
+        {str(team): (TEAM_CYCLES if team > 1 else RUN_CYCLES) * cycle for team in teams},
+        [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]], PROCESS_BYTES, board.source,
     )  # fmt: skip
+
+
+def _shared(prices: dict[str, float], team: int) -> list[float]:
+    """Return the prices for the slowest of a team: each has a part of the work, and all of a row's constant."""
+    part = TEAM_SHARE / team if team > 1 else 1.0
+    return [value * (1.0 if name == "rows" else part) for name, value in prices.items()]
 
 
 def known_board(name: str) -> Board:

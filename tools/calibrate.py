@@ -1,7 +1,8 @@
 """Calibrate the model of time and memory for this machine: two seconds of small rows, and one small process.
 
-Each row is timed as the fastest of several calls, all rows taking turns; the prices of a kind of row are those, none
-below zero, that come nearest to its rows' times in relative terms (coordinate descent on the normal equations).
+Each thread's share of a row is timed alone, by its processor time, so other work on the machine hardly matters: the
+fastest of several calls, all rows taking turns. The prices of a kind of row are those, none below zero, that come
+nearest to its rows' times in relative terms (coordinate descent on the normal equations).
 """
 
 from __future__ import annotations
@@ -26,13 +27,12 @@ from edgerev.kernels.library import Kernels
 from edgerev.machine import cache_folder, read_fields
 from edgerev.recipe import Schedule
 from edgerev.tools.plan_worker import Job, workers
-from edgerev.tools.probes import BURST, COPIES, Prober, probe_nets
+from edgerev.tools.probes import BURST, COPIES, Prober, deep_net, probe_nets
 from edgerev.tools.time_model import (
     ANY,
     FEATURES,
     Machine,
     from_json,
-    price,
     row_features,
     section_seconds,
     to_json,
@@ -42,12 +42,11 @@ from edgerev.tools.timing import burst, empty_seconds
 EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
 COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
-PASSES, TEAM_PASSES = 10, 30  # over all rows, at most
-WHOLE_STEPS = 25  # of each net, to see what going from row to row costs
-SHORT_STEP = 1e-3  # seconds of a step in which that is seen
+PASSES = 1, 10  # over all rows, at least and at most
+STEPS = 200  # of a deep net, of which the fastest counts
 SWEEPS = 300  # of coordinate descent
+SHORTEST_COPYING, COPYINGS = 1 << 23, 6  # bytes of a measurement, and how often it is made
 APART = 1088  # equal low bits of two addresses make some processors wait
-FREE = "schedule 0"  # a kind of row with next to no work
 
 
 class _Probe(NamedTuple):
@@ -55,6 +54,7 @@ class _Probe(NamedTuple):
     row: int
     offset: int
     copies: int
+    threads: int
     kind: str
     features: list[float]
 
@@ -64,46 +64,56 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
 
     Parameters
     ----------
-    seconds : about how long to measure rows; starting a process for its memory comes on top
-    threads : numbers of threads; one, and as many as there are processors, if left out
+    seconds : about how much of the processor's time to take, all told; on an idle machine that is the time it takes
+    threads : numbers of threads, besides one
     """
-    teams = sorted({1, *(threads or (min(layout.MAX_THREADS, len(os.sched_getaffinity(0))),))})
-    share = seconds / (len(teams) + 1)  # of each team; the single thread, with more to measure, has two
-    start = time.perf_counter()
-    probers = [Prober(net, recipe) for net, recipe in probe_nets()]
+    start, teams = time.thread_time(), sorted({1, *threads})
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
-    probes = [probe for prober in probers for probe in _probes(prober)]
-    end = max(start + 1.8 * share, time.perf_counter() + 0.2 * seconds)  # however slow the preparation was
-    machine = Machine(
-        _processor(), True, _prices(probes, _row_times(probes, end, PASSES)), 0.0,
-        [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))],
-        {"1": empty_seconds(probers[0].runtime)}, {"1": 0.0}, {}, 0, kernels_digest(library.load()),
-    )  # fmt: skip
-    machine = machine._replace(row_seconds=_switching(machine, probers))
-    for team in teams[1:]:
-        machine = _with_team(machine, team, share)
+    bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
+    machine = Machine(_processor(), True, {}, {}, {}, bandwidth, 0, kernels_digest(library.load()))
+    for place, team in enumerate(teams, 1):
+        probers = [Prober(net, recipe, team) for net, recipe in probe_nets()]
+        machine = _with_team(machine, probers, team, start + 0.75 * seconds * place / len(teams))
     return machine._replace(process_bytes=measure_process())
 
 
-def _probes(prober: Prober) -> list[_Probe]:
+def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: float) -> Machine:
+    """Return the machine with the prices for so many threads, and what it costs to let them work together."""
+    probes = [probe for prober in probers for probe in _probes(prober, threads)]
+    name = str(threads)
+    machine = machine._replace(
+        prices={**machine.prices, name: _prices(probes, _row_times(probes, end))},
+        row_seconds={**machine.row_seconds, name: 0.0},
+        run_seconds={**machine.run_seconds, name: empty_seconds(probers[0].runtime)},
+    )
+    between = _between_rows(machine, threads)
+    return machine._replace(row_seconds={**machine.row_seconds, name: between})
+
+
+def _probes(prober: Prober, threads: int) -> list[_Probe]:
     found = []
     for row, offset in prober.rows():
         guess = min(prober.call_seconds(row, offset, 1) for _ in range(2))
         copies = max(1, min(COPIES, int(BURST / guess)))
-        found.append(_Probe(prober, row, offset, copies, *row_features(prober.program, row, prober.batch, offset)))
+        kind, features = row_features(prober.program, row, prober.batch, offset)
+        found.append(_Probe(prober, row, offset, copies, threads, kind, features))
     return found
 
 
-def _row_times(probes: Sequence[_Probe], end: float, passes: int) -> list[float]:
-    """Return the seconds of each row: the fastest of passes until `end`, less an empty call; infinity if none was."""
-    best = [float("inf")] * len(probes)
-    for _ in range(passes):
-        for place, probe in enumerate(probes):
-            if time.perf_counter() > end:
+def _row_times(probes: Sequence[_Probe], end: float) -> list[float]:
+    """Return the seconds of each row for its slowest thread, each the fastest of passes until `end`."""
+    best = [[float("inf")] * probe.threads for probe in probes]
+    for done in range(PASSES[1]):
+        for probe, times in zip(probes, best):
+            if done >= PASSES[0] and time.thread_time() > end:
                 break
-            best[place] = min(best[place], probe.prober.call_seconds(probe.row, probe.offset, probe.copies))
+            for thread in range(probe.threads):
+                taken = probe.prober.call_seconds(probe.row, probe.offset, probe.copies, thread)
+                times[thread] = min(times[thread], taken)
     empty = {id(probe.prober): _empty_seconds(probe.prober) for probe in probes}
-    return [max(0.0, taken - empty[id(probe.prober)]) / probe.copies for probe, taken in zip(probes, best)]
+    return [
+        max(0.0, max(times) - empty[id(probe.prober)]) / probe.copies for probe, times in zip(probes, best)
+    ]
 
 
 def _empty_seconds(prober: Prober) -> float:
@@ -113,8 +123,7 @@ def _empty_seconds(prober: Prober) -> float:
 def _prices(probes: Sequence[_Probe], seconds: Sequence[float]) -> dict[str, list[float]]:
     kinds: dict[str, list[int]] = {}
     for place, probe in enumerate(probes):
-        if seconds[place] < float("inf"):
-            kinds.setdefault(probe.kind, []).append(place)
+        kinds.setdefault(probe.kind, []).append(place)
     return {
         kind: _fit([probes[place].features for place in places], [seconds[place] for place in places])
         for kind, places in [(ANY, [*chain(*kinds.values())]), *sorted(kinds.items())]
@@ -138,52 +147,24 @@ def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[
     return (found / size).tolist()
 
 
-def _switching(machine: Machine, probers: Sequence[Prober]) -> float:
-    """Return what a row costs in a step beyond what it costs when it is run again and again."""
-    found = []
-    for prober in probers:
-        estimate = section_seconds(machine, prober.program, "train", prober.batch)
-        if estimate.seconds < SHORT_STEP:
-            step = partial(prober.runtime.run, "train", prober.batch)
-            taken = min(burst(step, 1e-9) for _ in range(WHOLE_STEPS))
-            found.append((taken - estimate.seconds) / estimate.rows)
-    return max(0.0, float(numpy.median(found)))
-
-
-def _with_team(machine: Machine, threads: int, seconds: float) -> Machine:
-    """Return the machine with what a team of threads costs, and what it leaves of each kind's time."""
-    end = time.perf_counter() + seconds
-    chosen = list(probe_nets())[2::3]
-    # the same program for both: some kinds of row have scratch for each thread
-    alone, team = ([Prober(*pair, size, threads) for pair in chosen] for size in (1, threads))
-    one = [probe for prober in alone for probe in _probes(prober)]
-    by_prober = dict(zip(map(id, alone), team))
-    many = [probe._replace(prober=by_prober[id(probe.prober)]) for probe in one]
-    found = _row_times([*one, *many], end, TEAM_PASSES)
-    works: dict[str, list[float]] = {}
-    pairs = list(zip(one, found[: len(one)], found[len(one) :]))
-    barrier = min(both - single for probe, single, both in pairs if probe.kind == FREE)
-    for probe, single, both in pairs:
-        constant = price(machine.prices, probe.kind)[0]
-        if constant + CLOCK < single and both < float("inf"):
-            for kind in (probe.kind, ANY):
-                sums = works.setdefault(kind, [0.0, 0.0])
-                sums[0] += single - constant
-                sums[1] += both - constant - barrier
-    name = str(threads)
-    shares = {kind: min(1.0, max(1 / threads, both / single)) for kind, (single, both) in works.items()}
-    return machine._replace(
-        run_seconds={**machine.run_seconds, name: empty_seconds(team[0].runtime)},
-        barrier_seconds={**machine.barrier_seconds, name: max(0.0, barrier)},
-        shares={**machine.shares, name: shares},
-    )
+def _between_rows(machine: Machine, threads: int) -> float:
+    """Return what a row costs in a step beyond the slowest thread's share of it, run again and again."""
+    prober = Prober(*deep_net(), threads)
+    estimate = section_seconds(machine, prober.program, "train", prober.batch, threads)
+    step = partial(prober.runtime.run, "train", prober.batch)
+    return max(0.0, (min(burst(step, 1e-9) for _ in range(STEPS)) - estimate.seconds) / estimate.rows)
 
 
 def _copy_bandwidth(moved_bytes: int) -> float:
-    half = moved_bytes // 2
+    half, times = moved_bytes // 2, max(1, SHORTEST_COPYING // moved_bytes)
     source, target = ctypes.create_string_buffer(half), ctypes.create_string_buffer(half + APART)
-    place = ctypes.byref(target, APART)
-    return moved_bytes / min(burst(lambda: ctypes.memmove(place, source, half), 2e-4) for _ in range(6))
+    place, best = ctypes.byref(target, APART), float("inf")
+    for _ in range(COPYINGS):
+        before = time.thread_time()
+        for _ in range(times):
+            ctypes.memmove(place, source, half)
+        best = min(best, time.thread_time() - before)
+    return moved_bytes * times / best
 
 
 def _processor() -> str:
@@ -215,23 +196,32 @@ def measure_process() -> int:
     return found["peak_rss_bytes"] - found["arena_bytes"]
 
 
-def known_machine(*, anew: bool = False) -> Machine:
+def known_machine(threads: int = 1, *, anew: bool = False) -> Machine:
     """Return the calibration of this machine: that kept in the cache, or a new one, which is then kept.
 
     Parameters
     ----------
+    threads : what it is to have prices for, besides one thread and as many as there are processors
     anew : take a new one in any case
     """
-    digest = kernels_digest(library.load())
-    path = cache_folder() / "calibration" / f"{digest}.json"
-    with suppress(OSError, ValueError, UsageError):
-        if not anew:
-            return from_json(json.loads(path.read_text()), str(path))
-    machine = calibrate()
+    path = cache_folder() / "calibration" / f"{kernels_digest(library.load())}.json"
+    kept = None if anew else kept_machine(str(path), threads)
+    if kept is not None:
+        return kept
+    machine = calibrate(threads=[threads, min(layout.MAX_THREADS, len(os.sched_getaffinity(0)))])
     with suppress(OSError):  # a cache that cannot be written costs its purpose only
         path.parent.mkdir(parents=True, exist_ok=True)
         write_machine(machine, str(path))
     return machine
+
+
+def kept_machine(path: str, threads: int) -> Machine | None:
+    """Return the calibration in a file if it is there, of this processor, and for so many threads."""
+    try:
+        found = read_machine(path)
+    except UsageError:
+        return None
+    return found if found.name == _processor() and str(threads) in found.prices else None
 
 
 def write_machine(machine: Machine, path: str) -> None:

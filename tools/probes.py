@@ -55,6 +55,7 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
         (_net((48,), Dense(128), Block((norm, Dense(80), GELU(), Dense(64)))), _ADAMW, (1, 24)),
         (_net((96, 6), Conv1d(48, 5), Block((Conv1d(24, 5), relu, Conv1d(24, 5)))), _SGD, (1, 4)),
         (_net((160, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1, 2)),
+        (_net((96, 3), Conv1d(64, 5), Block((Conv1d(32, 5), relu, Conv1d(32, 5)))), _SGD, (1, 3)),
         (_net((100, 4), Conv1d(32, 5), Block((Conv1d(32, 5), relu, Conv1d(16, 5)))), _SGD, (1, 5)),
         (_net((96, 5), Conv1d(64, 3), Block((Conv1d(48, 3), relu, Conv1d(32, 3)))), _SGD, (1, 2)),
         (_net((64, 3), Conv1d(32, 3), Block(_THIN)), _ADAMW, (1, 8)),
@@ -71,20 +72,22 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
             yield net, Recipe(batch=batch, optimizer=optimizer, clip=None if optimizer is _SGD else Clip(1.0))
 
 
+def deep_net() -> tuple[Net, Recipe]:
+    """Return a net of many short rows, in which it is seen what lies between them."""
+    return _net((40,), Dense(96), Block((Dense(32), ReLU(), Dense(48)), repeat=24)), Recipe(batch=6, optimizer=_SGD)
+
+
 class Prober:
     """A net's program in an arena, with room for copies of one of its rows.
 
     Parameters
     ----------
-    threads : threads that run each row
-    lowered : threads that the program is lowered for, where it is to be that of a larger team
+    threads : threads that run it; each one's share of a row is timed alone
     """
 
-    def __init__(self, net: Net, recipe: Recipe, threads: int = 1, lowered: int = 0) -> None:
-        program = choose(net, recipe, threads=lowered or threads).program
+    def __init__(self, net: Net, recipe: Recipe, threads: int = 1) -> None:
+        program = choose(net, recipe, threads=threads).program
         self.batch, self._start = recipe.batch, len(program)
-        # what the caller's thread does alone is told apart from what else the machine is busy with
-        self._clock = time.thread_time if threads == 1 else time.perf_counter
         assert isinstance(program.rows, array)
         program.rows.extend([0] * (layout.ROW * COPIES))
         self.runtime = Runtime(program, plan(program), threads)
@@ -102,14 +105,14 @@ class Prober:
                 found.setdefault(row_key(self.program, row, self.batch, offset), (row, offset))
         return list(found.values())
 
-    def call_seconds(self, row: int, offset: int, copies: int) -> float:
-        """Return the seconds of one call that runs a row so many times; of the processor, if one thread runs it."""
+    def call_seconds(self, row: int, offset: int, copies: int, thread: int = 0) -> float:
+        """Return the processor's seconds for one thread's share of a row that is run so many times in one call."""
         rows, start = self.program.rows, self._start
         one = array("i", rows[row * layout.ROW : (row + 1) * layout.ROW])
         one[layout.FIRST] += offset
         if one[layout.OP] == Op.COUPLE:  # else the state would leave its range
             one[layout.PARAMETERS + 2] = 0
         rows[start * layout.ROW : (start + copies) * layout.ROW] = memoryview(one * copies)  # type: ignore[call-overload]
-        before = self._clock()
-        self.runtime.run_rows(start, start + copies, self.batch)
-        return self._clock() - before
+        before = time.thread_time()
+        self.runtime.run_share(start, start + copies, self.batch, thread)
+        return time.thread_time() - before

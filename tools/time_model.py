@@ -2,7 +2,7 @@
 
 A row's time is a sum over what it does (`FEATURES`), each with a price of its kind of row: a constant, product-sums,
 elements that it reads and writes, and how products fill the registers. To that comes what its operands cost where
-they have left the nearest cache since they were last used, what going from row to row costs, and a barrier where
+they have left the nearest cache since they were last used, and what going from row to row costs, with a barrier where
 threads work together. Kinds that were not calibrated are priced like all others.
 """
 
@@ -38,23 +38,20 @@ class Machine(NamedTuple):
     ----------
     name : processor or board, for people
     measured : whether it was measured there, or made of data sheets
-    prices : kind of row to seconds for one of each of `FEATURES`, one thread
-    row_seconds : going from one row to the next
+    prices : number of threads (as text, for JSON) to kind of row to the seconds of one of each of `FEATURES`
+    row_seconds : going from one row to the next, and letting threads wait for one another, by number of threads
+    run_seconds : calling the kernels, by number of threads
     bandwidth : [bytes, bytes in a second] of a copy that moves so many, smallest first
-    run_seconds, barrier_seconds : calling the kernels, and one barrier, by number of threads (as text, for JSON)
-    shares : of a row's time but for its constant, what is left with so many threads; by kind
     process_bytes : resident memory of a process that trains, besides its arena; 0 where it was not measured
     source : kernels that were measured (`edgerev.tools.calibrate.kernels_digest`), or the data sheets
     """
 
     name: str
     measured: bool
-    prices: dict[str, list[float]]
-    row_seconds: float
-    bandwidth: list[list[float]]
+    prices: dict[str, dict[str, list[float]]]
+    row_seconds: dict[str, float]
     run_seconds: dict[str, float]
-    barrier_seconds: dict[str, float]
-    shares: dict[str, dict[str, float]]
+    bandwidth: list[list[float]]
     process_bytes: int
     source: str
 
@@ -152,10 +149,9 @@ def section_seconds(machine: Machine, program: Program, section: str, n: int, th
         It was not calibrated with so many.
     """
     team = str(threads)
-    if team not in machine.run_seconds:
-        known = ", ".join(sorted(machine.run_seconds, key=int))
+    if team not in machine.prices:
+        known = ", ".join(sorted(machine.prices, key=int))
         raise UsageError(f"threads {threads}: {machine.name} was calibrated with {known}; take one of these")
-    shares, barrier = machine.shares.get(team, {}), machine.barrier_seconds[team]
     kinds: dict[str, float] = {}
     known_rows: dict[tuple, tuple[str, float]] = {}
     count = 0
@@ -164,11 +160,10 @@ def section_seconds(machine: Machine, program: Program, section: str, n: int, th
         key = row_key(program, row, n, offset)
         if key not in known_rows:
             kind, features = row_features(program, row, n, offset)
-            constant, *rest = map(mul, price(machine.prices, kind), features)
-            share = shares.get(kind, shares.get(ANY, 1.0))
-            known_rows[key] = kind, constant + sum(rest) * share + barrier + machine.row_seconds
+            priced = sum(map(mul, price(machine.prices[team], kind), features))
+            known_rows[key] = kind, priced + machine.row_seconds[team]
         kind, seconds = known_rows[key]
-        extra = sum(size * slowness(machine.bandwidth, distance) for distance, size in cold)
+        extra = sum(size * slowness(machine.bandwidth, distance) for distance, size in cold) / threads
         kinds[kind] = kinds.get(kind, 0.0) + seconds + extra
     return Estimate(machine.run_seconds[team] + sum(kinds.values()), count, kinds)
 

@@ -72,7 +72,8 @@ def run(args: argparse.Namespace) -> int:
     if args.estimate or args.target or args.machine:
         from edgerev.tools.estimate import estimate_figures
 
-        estimated = estimate_figures(_machine(args), choice, recipe.batch, options.get("threads", 1))
+        threads = options.get("threads", 1)
+        estimated = estimate_figures(_machine(args, threads), choice, recipe.batch, threads)
     _show(args, choice, recipe, estimated)
     return 0
 
@@ -87,6 +88,8 @@ def _check(args: argparse.Namespace) -> None:
     ):
         if not there:
             raise UsageError(f"{option}: expected {needed} with it; add that, or leave it out")
+    if args.pareto and args.schedule:
+        raise UsageError("--schedule: expected none with --pareto, which compares them all; leave one out")
     if args.measure and (args.target or args.machine):
         raise UsageError("--measure: expected this machine, for only here can a step be measured; leave out the other")
     for path in filter(None, (args.plot, args.output)):
@@ -97,7 +100,7 @@ def _check(args: argparse.Namespace) -> None:
         plotter()
 
 
-def _machine(args: argparse.Namespace) -> Machine:
+def _machine(args: argparse.Namespace, threads: int) -> Machine:
     """Return the machine to estimate for: a board, one in a file, or this one."""
     if args.target:
         from edgerev.tools.boards import board_machine, known_board
@@ -105,16 +108,16 @@ def _machine(args: argparse.Namespace) -> Machine:
         return board_machine(known_board(args.target))
     from edgerev.tools.calibrate import known_machine, read_machine
 
-    return read_machine(args.machine) if args.machine else known_machine()
+    return read_machine(args.machine) if args.machine else known_machine(threads)
 
 
 def _calibrate(args: argparse.Namespace) -> int:
     from edgerev.tools.calibrate import known_machine, write_machine
 
-    machine = known_machine(anew=True)
+    machine = known_machine(args.threads or 1, anew=True)
     if args.output:
         write_machine(machine, args.output)
-    print(f"calibrated {machine.name}: {len(machine.prices)} kinds of row, threads {', '.join(machine.run_seconds)}")
+    print(f"calibrated {machine.name}: {len(machine.prices)} kinds of row, threads {', '.join(machine.prices)}")
     return 0
 
 
@@ -124,7 +127,8 @@ def _pareto(args: argparse.Namespace, net: Net, recipe: Recipe, options: dict[st
     from edgerev.tools.pareto import pareto_figures, plot_pareto
 
     options.pop("schedule", None)
-    figures = pareto_figures(net, recipe, _machine(args), guard=args.guard, measure=args.measure, **options)
+    machine = _machine(args, options.get("threads", 1))
+    figures = pareto_figures(net, recipe, machine, guard=args.guard, measure=args.measure, **options)
     if args.plot:
         plot_pareto(figures, f"{args.preset or args.config}, batch {recipe.batch}", args.plot)
     if args.json:
