@@ -14,8 +14,9 @@ import pytest
 from edgerev import units
 from edgerev.cli import main
 from edgerev.errors import EdgerevError, UsageError
-from edgerev.tools import process_tree
-from edgerev.tools.rss import CommandError, RssResult, measure
+from edgerev.tools.rss import CommandError, measure
+from edgerev.tools.watch.figures import Figures
+from edgerev.tools.watch.procfs import descendants, read_status
 
 MIB = 1 << 20
 PYTHON = [sys.executable, "-I", "-S", "-c"]
@@ -126,9 +127,11 @@ def test_one_sample_sums_the_tree():
     ]  # fmt: skip
     for worker in workers:
         worker.stdout.readline()
-    figures = process_tree.Figures()
-    assert {worker.pid for worker in workers} <= set(process_tree.descendants(os.getpid()))
-    figures.sample([worker.pid for worker in workers])
+    figures = Figures()
+    assert {worker.pid for worker in workers} <= set(descendants([os.getpid()]))
+    for worker in workers:
+        figures.appeared(worker.pid, 0)
+    figures.sample(0.1)
     for worker in workers:
         worker.communicate()
     assert 80 * MIB <= figures.peak_tree_rss <= (80 + 2 * BASE_MIB) * MIB
@@ -374,10 +377,4 @@ def test_format_bytes(size, text):
 def test_status_of_a_process_that_is_gone():
     process = subprocess.Popen(["true"])
     process.wait()
-    assert process_tree.read_status(process.pid) == {}
-
-
-def test_result_within_limit():
-    result = RssResult(["x"], 0, None, 1.0, 10, 20, None, 2, 0, "trace", limit_bytes=20)
-    assert result.within_limit
-    assert "kept" in result.to_text()
+    assert read_status(process.pid) == {}
