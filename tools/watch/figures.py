@@ -4,48 +4,50 @@ from __future__ import annotations
 
 import time
 
-from .procfs import Row, read_file, read_name, read_pss, read_status, shares_memory
+from .procfs import Row, read_file, read_name, read_pss, read_status, shares_memory, sum_pss
 from .timeline import Point, Timeline
 
 MOST_PROCESSES = 8  # named in the figures
 MOST_DETAILED = 32  # processes whose mappings are read
-NEW_MAXIMUM = 1.01
+GROWTH, SETTLED_GROWTH = 1.15, 1.002  # of the sum, after which mappings are read anew; the second once it is quiet
+UNSETTLED_PART = 0.5  # of the time for mappings that is given ahead
 QUIET_CHANGE = 0.01  # of the sum
-# The kernel walks page tables for PSS and mappings, which is slow: they get a share of the time, and some ahead.
-SHARE, AHEAD_SECONDS = 0.0015, 0.02
-REGULAR_PSS = 400  # times what reading PSS takes, until it is read again without a new maximum
+REGULAR_PSS = 3000  # times what reading PSS takes, until it is read again without a new maximum
 
 
 class Budget:
-    """Processor time that may go into what is dear to read."""
+    """Processor time that some kind of work may take.
 
-    def __init__(self) -> None:
-        self.spent = 0.0
-        self._last = 0.0
+    Parameters
+    ----------
+    share : float
+        Of the time.
+    ahead : float
+        Seconds more than that.
+    """
+
+    def __init__(self, share: float, ahead: float) -> None:
+        self.spent = self.last = 0.0
+        self._share, self._ahead = share, ahead
         self._since = 0.0
 
-    def affords(self, seconds: float) -> bool:
-        """Tell whether as much as was spent last may be spent again.
+    def ready_at(self, part: float = 1.0) -> float:
+        """Return the time, in seconds since the beginning, at which as much as last may be spent again.
 
         Parameters
         ----------
-        seconds : float
-            Since the beginning.
+        part : float
+            Of what is given ahead; what matters less leaves some of it to what matters more.
         """
-        return self.spent + self._last <= AHEAD_SECONDS + SHARE * seconds
+        return (self.spent + self.last - part * self._ahead) / self._share
 
     def __enter__(self) -> Budget:
         self._since = time.process_time()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self._last = time.process_time() - self._since
-        self.spent += self._last
-
-    @property
-    def last(self) -> float:
-        """Seconds that the last reading took."""
-        return self._last
+        self.last = time.process_time() - self._since
+        self.spent += self.last
 
 
 class Process:
@@ -88,9 +90,10 @@ class Figures:
         self.timeline = Timeline()
         self.snapshot: tuple[float, int, list[bytes]] | None = None
         self._largest: list[Process] = []
-        self._rss_at_pss = self._rss_at_snapshot = self._last_total = self._last_peak = self._last_count = 0
+        self._rss_at_snapshot = self._last_total = self._last_peak = self._last_count = 0
         self._pss_due = 0.0
-        self.budget = Budget()
+        # the kernel walks page tables for PSS and mappings, which is slow
+        self._cheap, self._dear = Budget(0.004, 0.02), Budget(0.001, 0.03)
 
     def appeared(self, pid: int, seconds: float) -> None:
         """Begin to count a process."""
@@ -116,31 +119,36 @@ class Figures:
         process.see(row, seconds)
         known = [other.rss for other in self.live.values() if other.rss is not None]
         if len(known) < len(self.live) or sum(known) > self.peak_tree_rss:
-            self.sample(seconds)
+            self.sample(seconds, settled=True)
 
-    def sample(self, seconds: float) -> None:
+    def sample(self, seconds: float, settled: bool = False) -> None:
         """Read all processes of the tree at (nearly) one moment.
 
         Parameters
         ----------
         seconds : float
             Since the beginning.
+        settled : bool
+            Whether a maximum will not be passed soon.
         """
-        rows = {pid: row for pid in self.live if "VmRSS" in (row := read_status(pid))}
-        for pid, row in rows.items():
-            self.live[pid].see(row, seconds)
-            self.peak_rss = max(self.peak_rss, row["VmHWM"])
-        alone = [pid for pid, row in rows.items() if not shares_memory(row, rows.get(row["PPid"], {}))]
-        total = sum(rows[pid]["VmRSS"] for pid in alone)
-        swap = sum(rows[pid].get("VmSwap", 0) for pid in alone)
-        self._note_change(total)
+        with self._cheap:
+            rows = {pid: row for pid in self.live if "VmRSS" in (row := read_status(pid))}
+            for pid, row in rows.items():
+                self.live[pid].see(row, seconds)
+                self.peak_rss = max(self.peak_rss, row["VmHWM"])
+            alone = [pid for pid, row in rows.items() if not shares_memory(row, rows.get(row["PPid"], {}))]
+            total = sum(rows[pid]["VmRSS"] for pid in alone)
+            swap = sum(rows[pid].get("VmSwap", 0) for pid in alone)
+            self._note_change(total)
         self.samples += 1
         self.peak_tree_rss, self.peak_swap = max(self.peak_tree_rss, total), max(self.peak_swap, swap)
-        pss = self._read_pss(alone, total, seconds)
-        if total > self._rss_at_snapshot and self.budget.affords(seconds):
-            self._take_snapshot(alone, total, seconds)
+        pss = self._read_dear(alone, total, seconds, settled or self.is_quiet)
         parts = {self.live[pid].number: rows[pid]["VmRSS"] for pid in alone}
         self.timeline.add(Point(seconds, total, pss, swap, parts))
+
+    def next_sample(self, seconds: float) -> float:
+        """Return when to sample again, if not before a time: later if that would be dear."""
+        return max(seconds, self._cheap.ready_at())
 
     def _note_change(self, total: int) -> None:
         """Tell whether the same processes are about as large as before, and no peak was passed in between."""
@@ -148,31 +156,31 @@ class Figures:
         self.is_quiet = moved <= QUIET_CHANGE * total and self.count == self._last_count
         self._last_total, self._last_peak, self._last_count = total, self.peak_rss, self.count
 
-    def _read_pss(self, pids: list[int], total: int, seconds: float) -> int | None:
-        new = total > NEW_MAXIMUM * self._rss_at_pss
-        if not (new or seconds >= self._pss_due) or not self.budget.affords(seconds):
+    def _read_dear(self, pids: list[int], total: int, seconds: float, settled: bool) -> int | None:
+        """Return the sum of PSS if it is read: with the mappings at a new maximum, or now and then."""
+        grown = total > (SETTLED_GROWTH if settled else GROWTH) * self._rss_at_snapshot
+        if not (grown or seconds >= self._pss_due) or seconds < self._dear.ready_at(1 if settled else UNSETTLED_PART):
             return None
-        with self.budget:
-            parts = [read_pss(pid) for pid in pids]
-        self._pss_due = seconds + REGULAR_PSS * self.budget.last
-        self._rss_at_pss = max(self._rss_at_pss, total)
+        with self._dear:
+            parts = self._take_snapshot(pids, total, seconds) if grown else [read_pss(pid) for pid in pids]
+        self._pss_due = seconds + REGULAR_PSS * self._dear.last
         known = [part for part in parts if part is not None]
-        if len(known) < len(parts):
+        if len(known) < len(pids):
             unknown = [pid for pid, part in zip(pids, parts) if part is None]
             self.pss_hidden = self.pss_hidden or any("VmRSS" in read_status(pid) for pid in unknown)
             return None
-        pss = sum(known)
-        self.peak_pss = max(self.peak_pss or 0, pss)
-        return pss
+        self.peak_pss = max(self.peak_pss or 0, sum(known))
+        return sum(known)
 
-    def _take_snapshot(self, pids: list[int], total: int, seconds: float) -> None:
-        """Keep the mappings as the kernel writes them; only the last are read."""
-        largest = sorted(pids, key=lambda pid: -(self.live[pid].rss or 0))[:MOST_DETAILED]
-        with self.budget:
-            texts = [text for pid in largest if (text := read_file(f"/proc/{pid}/smaps"))]
-        if texts:
-            self.snapshot = seconds, total, texts
+    def _take_snapshot(self, pids: list[int], total: int, seconds: float) -> list[int | None]:
+        """Keep the mappings as the kernel writes them, of which only the last are read, and return PSS of each."""
+        largest = set(sorted(pids, key=lambda pid: -(self.live[pid].rss or 0))[:MOST_DETAILED])
+        texts = {pid: read_file(f"/proc/{pid}/smaps") for pid in largest}
+        kept = [text for text in texts.values() if text]
+        if kept:
+            self.snapshot = seconds, total, kept
             self._rss_at_snapshot = total
+        return [sum_pss(texts[pid]) if pid in largest else read_pss(pid) for pid in pids]
 
     def processes(self) -> list[Process]:
         """Return the largest processes, largest first."""

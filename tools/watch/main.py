@@ -108,12 +108,12 @@ def watch_process(pid: int, interval: float, seconds: float | None) -> dict[str,
     seconds : float or None
         When to stop at the latest.
     """
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if "VmRSS" not in read_status(pid):
         return {"missing": True}
     watcher = ProcessWatcher(pid, interval, seconds)
     watcher.sample()
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGHUP})
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     watcher.watch()
     return watcher.result()
 

@@ -37,16 +37,23 @@ class Point:
 
 
 class Timeline:
-    """Points in the order of time, `MOST_POINTS` at most."""
+    """Points in the order of time.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    most : int
+        How many points are kept.
+    """
+
+    def __init__(self, most: int = MOST_POINTS) -> None:
         self.points: list[Point] = []
+        self._most = most
         self._width = FIRST_WIDTH
 
     def add(self, point: Point) -> None:
         """Add a point that is later than all before."""
         self._append(self.points, point)
-        while len(self.points) > MOST_POINTS:
+        while len(self.points) > self._most:
             self._width *= 2
             wider: list[Point] = []
             for old in self.points:

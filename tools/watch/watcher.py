@@ -10,8 +10,8 @@ from .mappings import breakdown
 from .procfs import descendants, read_start, read_status
 
 FIRST_INTERVAL = 0.001  # seconds; doubled until it reaches the interval asked for
-QUIET = 5  # times the interval, while nothing changes
-RARITY = 300  # a sample costs at most one part in so many of the time, besides what has a budget of its own
+NEAR_PEAK = 0.95
+QUIET = 10  # times the interval at most, while nothing changes
 
 
 class Watcher:
@@ -49,10 +49,9 @@ class Watcher:
                 self.answer(event.si_signo)
                 due = min(due, self.seconds + self._interval)
             if self.seconds >= due:
-                before = time.process_time() - self.figures.budget.spent
                 self.sample()
                 pause = min(self._interval * (QUIET if self.figures.is_quiet else 1), 2 * pause)
-                due = self.seconds + max(pause, RARITY * (time.process_time() - self.figures.budget.spent - before))
+                due = self.figures.next_sample(self.seconds + pause)
 
     def is_over(self) -> bool:
         """Tell whether to stop watching."""
@@ -92,6 +91,8 @@ class Watcher:
         at_peak = None
         if figures.snapshot is not None:
             seconds, total, texts = figures.snapshot
+            if total < NEAR_PEAK * figures.peak_tree_rss:
+                self.note("the peak was short: PSS and mappings were not read there, but when memory was less")
             at_peak = {"seconds": round(seconds, 4), "rss_bytes": total, "mappings": breakdown(texts)}
         return {
             "seconds": self.seconds,
