@@ -14,7 +14,6 @@ from pathlib import Path
 import pytest
 
 from edgerev import tools, units
-from edgerev.cli import main
 from edgerev.errors import EdgerevError, UsageError
 from edgerev.tools.rss import START, CommandError, measure
 from edgerev.tools.watch.figures import Figures

@@ -221,7 +221,7 @@ def test_figures_that_are_none(content, tmp_path, capfd):
 def test_nothing_but_edgerev_is_needed(tmp_path):
     """No package beside it: a plot asks for one before the command runs."""
     link_package(str(tmp_path))
-    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgerev.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgerev.cli import main; sys.exit(main())"
     alone = [*PYTHON, code, "rss"]
     done = subprocess.run([*alone, "--json", "--", "true"], capture_output=True, text=True, timeout=60)
     assert json.loads(done.stdout)["at_peak"]["mappings"]

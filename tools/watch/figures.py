@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 
-from .procfs import Row, read_file, read_name, read_pss, read_status, shares_memory, sum_pss
+from .procfs import Row, read_file, read_name, read_pss, read_status, shares_memory
 from .timeline import Point, Timeline
 
 MOST_PROCESSES = 8  # named in the figures
@@ -88,7 +88,7 @@ class Figures:
         self.samples = 0
         self.is_quiet = False
         self.timeline = Timeline()
-        self.snapshot: tuple[float, int, list[bytes]] | None = None
+        self.snapshot: tuple[float, list[bytes]] | None = None
         self._largest: list[Process] = []
         self._rss_at_snapshot = self._last_total = self._last_peak = self._last_count = 0
         self._pss_due = 0.0
@@ -119,17 +119,17 @@ class Figures:
         process.see(row, seconds)
         known = [other.rss for other in self.live.values() if other.rss is not None]
         if len(known) < len(self.live) or sum(known) > self.peak_tree_rss:
-            self.sample(seconds, settled=True)
+            self.sample(seconds, last_chance=True)
 
-    def sample(self, seconds: float, settled: bool = False) -> None:
+    def sample(self, seconds: float, last_chance: bool = False) -> None:
         """Read all processes of the tree at (nearly) one moment.
 
         Parameters
         ----------
         seconds : float
             Since the beginning.
-        settled : bool
-            Whether a maximum will not be passed soon.
+        last_chance : bool
+            Whether one of them is at its end: then what is dear is read at a new maximum in any case.
         """
         with self._cheap:
             rows = {pid: row for pid in self.live if "VmRSS" in (row := read_status(pid))}
@@ -142,7 +142,7 @@ class Figures:
             self._note_change(total)
         self.samples += 1
         self.peak_tree_rss, self.peak_swap = max(self.peak_tree_rss, total), max(self.peak_swap, swap)
-        pss = self._read_dear(alone, total, seconds, settled or self.is_quiet)
+        pss = self._read_dear(alone, total, seconds, last_chance)
         parts = {self.live[pid].number: rows[pid]["VmRSS"] for pid in alone}
         self.timeline.add(Point(seconds, total, pss, swap, parts))
 
@@ -156,13 +156,17 @@ class Figures:
         self.is_quiet = moved <= QUIET_CHANGE * total and self.count == self._last_count
         self._last_total, self._last_peak, self._last_count = total, self.peak_rss, self.count
 
-    def _read_dear(self, pids: list[int], total: int, seconds: float, settled: bool) -> int | None:
+    def _read_dear(self, pids: list[int], total: int, seconds: float, last_chance: bool) -> int | None:
         """Return the sum of PSS if it is read: with the mappings at a new maximum, or now and then."""
+        settled = last_chance or self.is_quiet
         grown = total > (SETTLED_GROWTH if settled else GROWTH) * self._rss_at_snapshot
-        if not (grown or seconds >= self._pss_due) or seconds < self._dear.ready_at(1 if settled else UNSETTLED_PART):
+        affordable = seconds >= self._dear.ready_at(1 if settled else UNSETTLED_PART)
+        if not ((grown and last_chance) or (affordable and (grown or seconds >= self._pss_due))):
             return None
         with self._dear:
-            parts = self._take_snapshot(pids, total, seconds) if grown else [read_pss(pid) for pid in pids]
+            parts = [read_pss(pid) for pid in pids]  # not summed from the mappings, which the kernel rounds
+            if grown:
+                self._take_snapshot(pids, total, seconds)
         self._pss_due = seconds + REGULAR_PSS * self._dear.last
         known = [part for part in parts if part is not None]
         if len(known) < len(pids):
@@ -172,15 +176,13 @@ class Figures:
         self.peak_pss = max(self.peak_pss or 0, sum(known))
         return sum(known)
 
-    def _take_snapshot(self, pids: list[int], total: int, seconds: float) -> list[int | None]:
-        """Keep the mappings as the kernel writes them, of which only the last are read, and return PSS of each."""
-        largest = set(sorted(pids, key=lambda pid: -(self.live[pid].rss or 0))[:MOST_DETAILED])
-        texts = {pid: read_file(f"/proc/{pid}/smaps") for pid in largest}
-        kept = [text for text in texts.values() if text]
-        if kept:
-            self.snapshot = seconds, total, kept
+    def _take_snapshot(self, pids: list[int], total: int, seconds: float) -> None:
+        """Keep the mappings as the kernel writes them; only the last are read."""
+        largest = sorted(pids, key=lambda pid: -(self.live[pid].rss or 0))[:MOST_DETAILED]
+        texts = [text for pid in largest if (text := read_file(f"/proc/{pid}/smaps"))]
+        if texts:
+            self.snapshot = seconds, texts
             self._rss_at_snapshot = total
-        return [sum_pss(texts[pid]) if pid in largest else read_pss(pid) for pid in pids]
 
     def processes(self) -> list[Process]:
         """Return the largest processes, largest first."""

@@ -6,6 +6,10 @@ import re
 
 from .procfs import KIB
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 MOST_ROWS = 24
 ARENA_NAME = b"[anon:edgerev arena]"
 ARENA_FLAGS = {b"rd", b"wr", b"mr", b"mw", b"me", b"ac", b"dd", b"sd", b"nh", b"hg"}
@@ -74,7 +78,7 @@ def add_mappings(smaps: bytes, sums: dict[tuple[str, str], list[int]]) -> None:
             row[:] = map(sum, zip(row, sizes))
 
 
-def breakdown(texts: list[bytes]) -> list[dict[str, object]]:
+def breakdown(texts: list[bytes]) -> list[dict[str, Any]]:
     """Return what processes consist of, largest share first; of many, the smaller of a kind are in one row.
 
     Parameters

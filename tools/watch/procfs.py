@@ -72,11 +72,6 @@ def read_pss(pid: int) -> int | None:
     return int(text[place + 5 :].split(None, 1)[0]) * KIB if place >= 0 else None
 
 
-def sum_pss(smaps: bytes | None) -> int | None:
-    """Return the proportional set size in ``/proc/<pid>/smaps``, or None if it could not be read."""
-    return sum(int(piece.split(None, 1)[0]) for piece in smaps.split(b"\nPss:")[1:]) * KIB if smaps else None
-
-
 def descendants(pids: list[int]) -> list[int]:
     """Return processes and all that are below them, as the kernel lists them at this moment."""
     found = dict.fromkeys(pids)

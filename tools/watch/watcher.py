@@ -87,13 +87,15 @@ class Watcher:
         """Return the figures, after the last sample."""
         figures, largest = self.figures, self.figures.processes()
         if figures.pss_hidden:
-            self.note("the kernel hides the mappings of some processes: no PSS where they ran, and no part of theirs at the peak")
+            self.note("the kernel hides the mappings of some processes: there is no PSS where they ran")
         at_peak = None
         if figures.snapshot is not None:
-            seconds, total, texts = figures.snapshot
+            seconds, texts = figures.snapshot
+            mappings = breakdown(texts)
+            total = sum(row["rss_bytes"] for row in mappings)
+            at_peak = {"seconds": round(seconds, 4), "rss_bytes": total, "mappings": mappings}
             if total < NEAR_PEAK * figures.peak_tree_rss:
                 self.note("the peak was short: PSS and mappings were not read there, but when memory was less")
-            at_peak = {"seconds": round(seconds, 4), "rss_bytes": total, "mappings": breakdown(texts)}
         return {
             "seconds": self.seconds,
             "peak_rss_bytes": figures.peak_rss,
@@ -140,11 +142,11 @@ class ProcessWatcher(Watcher):
         self._stopped = number in self.awaited()
 
     def members(self) -> list[int]:
-        found = descendants([self.main, *filter(self._lives, self._beginnings)])
+        found = descendants(list(filter(self._lives, self._beginnings)))
         self._beginnings = {pid: self._beginnings.get(pid) or read_start(pid) for pid in found}
         return found
 
     def _lives(self, pid: int) -> bool:
         """Tell whether a number is still that of the same process."""
-        began = self._beginnings[pid]
+        began = self._beginnings.get(pid)
         return began is not None and read_start(pid) == began
