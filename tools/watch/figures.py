@@ -10,7 +10,7 @@ from .timeline import Point, Timeline
 MOST_PROCESSES = 8  # named in the figures
 MOST_DETAILED = 32  # processes whose mappings are read
 GROWTH, SETTLED_GROWTH = 1.15, 1.002  # of the sum, after which mappings are read anew; the second once it is quiet
-UNSETTLED_PART = 0.5  # of the time for mappings that is given ahead
+UNSETTLED_PART = 0.3  # of the time for mappings that is given ahead
 QUIET_CHANGE = 0.01  # of the sum
 REGULAR_PSS = 3000  # times what reading PSS takes, until it is read again without a new maximum
 
@@ -93,7 +93,7 @@ class Figures:
         self._rss_at_snapshot = self._last_total = self._last_peak = self._last_count = 0
         self._pss_due = 0.0
         # the kernel walks page tables for PSS and mappings, which is slow
-        self._cheap, self._dear = Budget(0.004, 0.02), Budget(0.001, 0.03)
+        self._cheap, self._dear = Budget(0.004, 0.02), Budget(0.002, 0.06)
 
     def appeared(self, pid: int, seconds: float) -> None:
         """Begin to count a process."""
