@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from edgerev.tools.cgroup import CgroupPeak
@@ -106,6 +106,7 @@ names = st.sampled_from(["", "[heap]", "[stack]", "[vdso]", "/dev/shm/x", *(f"/l
 entries = st.tuples(names, st.integers(0, 1 << 20), st.integers(0, 1 << 20), st.integers(0, 1 << 20))
 
 
+@settings(deadline=None)  # the first call compiles the patterns, beside other programs
 @given(st.lists(st.lists(entries, max_size=60), max_size=3))
 def test_mappings_add_up(processes):
     rows = breakdown([b"".join(mapping(n, rss=r, pss=p, swap=s) for n, r, p, s in rows) for rows in processes])
