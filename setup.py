@@ -14,7 +14,7 @@ from setuptools.command.build_py import build_py
 
 ROOTS = {
     "edgerev.kernels": "kernels", "edgerev.deploy": "deploy", "edgerev.deploy.device": "deploy/device",
-    "edgerev.deploy.onnx": "deploy/onnx", "edgerev.tools": "tools",
+    "edgerev.deploy.onnx": "deploy/onnx", "edgerev.tools": "tools", "edgerev.tools.watch": "tools/watch",
 }  # fmt: skip
 
 

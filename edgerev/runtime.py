@@ -13,7 +13,7 @@ from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
 from edgerev.kernels.library import Kernels
-from edgerev.machine import read_memory, release_freed
+from edgerev.machine import mark_arena, read_memory, release_freed
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
 
@@ -120,6 +120,7 @@ class Runtime:
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        mark_arena(self._memory, self._base)
         self._load_tables()
         self._populate()
         self.status = self.view("status")

@@ -23,6 +23,7 @@ OUTSIDE = {
     "python3 -m venv ": "as above",
     "edgerev data fetch ": "downloads; tests/test_fetch.py does the same from a server of its own",
     "edgerev bench peers --torch ": "needs an environment with torch; tests/test_bench.py runs it without",
+    "edgerev rss --attach 1234": "there is no such process; tests/test_rss.py attaches to its own",
     "sh bundle/install.sh": "installs on the device; tests/test_push.py does, from a copied bundle",
     "sh ~/.local/share/edgerev/": "as above",
     "ssh pi@raspberrypi '~/.local/share/edgerev/current/venv/bin/edgerev doctor'": "qemu shows the host's processor in "

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,9 @@ def prepared(tmp_path_factory):
     np.save(folder / "new.npy", random.integers(0, 256, (5, 28, 28), dtype="u1"))
     (folder / "config.toml").write_text('net.preset = "images"\ntrain.epochs = 1\ntrain.budget = "8MiB"\n')
     (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "model.edgerev"\nlisten = "127.0.0.1:{PORT}"\n')
+    for name in ("train", "train.py", "torch_train.py"):  # of the reader, to be measured
+        (folder / name).write_text("#!/usr/bin/env python3\nprint('trained')\n")
+        (folder / name).chmod(0o755)
     words = ["train", str(folder / "config.toml"), "--data", str(folder / "DIR"), "-o", str(folder / "model.edgerev")]
     assert main(words) == 0
     return folder
@@ -89,11 +93,13 @@ class Typist:
         self.said = done.stdout
 
     def serve(self, words):
-        """Start the daemon, and wait for its word that it serves."""
+        """Start the daemon, and wait until it answers."""
         self.daemon = subprocess.Popen(
             shlex.split(words), cwd=self.folder, env=self.env, stderr=subprocess.PIPE, text=True
         )
         assert "serving" in self.daemon.stderr.readline()
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/v1/status", timeout=60) as answer:
+            assert answer.status == 200
 
     def leave(self):
         """End the daemon, if there is one."""
@@ -106,6 +112,9 @@ class Typist:
 def type_page(path, folder, prepared, shared_data, wanted, bin=None):
     """Type the blocks of a page that are wanted, in a copy of the prepared folder."""
     shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    if any("edgerev train config.toml --data DIR -o model.edgerev" in block.text for block in blocks(path)):
+        for made in folder.glob("model.edgerev*"):
+            made.unlink()  # that page makes its own
     typist = Typist(folder, bin)
     try:
         for block in filter(wanted, blocks(path)):
