@@ -105,8 +105,11 @@ class Typist:
         """End the daemon, if there is one."""
         if self.daemon is not None:
             self.daemon.send_signal(signal.SIGTERM)
-            assert self.daemon.wait(timeout=60) == 0, self.daemon.stderr.read()
-            self.daemon.stderr.close()
+            try:
+                assert self.daemon.wait(timeout=60) == 0, self.daemon.stderr.read()
+            finally:
+                self.daemon.kill()
+                self.daemon.stderr.close()
 
 
 def type_page(path, folder, prepared, shared_data, wanted, bin=None):
