@@ -24,11 +24,13 @@ class Budget:
         Of the time.
     ahead : float
         Seconds more than that.
+    besides : Budget, optional
+        Of other work that is done meanwhile.
     """
 
-    def __init__(self, share: float, ahead: float) -> None:
+    def __init__(self, share: float, ahead: float, besides: Budget | None = None) -> None:
         self.spent = self.last = 0.0
-        self._share, self._ahead = share, ahead
+        self._share, self._ahead, self._besides = share, ahead, besides
         self._since = 0.0
 
     def ready_at(self, part: float = 1.0) -> float:
@@ -41,12 +43,15 @@ class Budget:
         """
         return (self.spent + self.last - part * self._ahead) / self._share
 
+    def _now(self) -> float:
+        return time.process_time() - (self._besides.spent if self._besides else 0.0)
+
     def __enter__(self) -> Budget:
-        self._since = time.process_time()
+        self._since = self._now()
         return self
 
     def __exit__(self, *exception: object) -> None:
-        self.last = time.process_time() - self._since
+        self.last = self._now() - self._since
         self.spent += self.last
 
 
@@ -92,8 +97,8 @@ class Figures:
         self._largest: list[Process] = []
         self._rss_at_snapshot = self._last_total = self._last_peak = self._last_count = 0
         self._pss_due = 0.0
-        # the kernel walks page tables for PSS and mappings, which is slow
-        self._cheap, self._dear = Budget(0.004, 0.02), Budget(0.002, 0.06)
+        self._dear = Budget(0.002, 0.06)  # for PSS and mappings the kernel walks page tables, which is slow
+        self.cheap = Budget(0.004, 0.02, besides=self._dear)
 
     def appeared(self, pid: int, seconds: float) -> None:
         """Begin to count a process."""
@@ -118,8 +123,10 @@ class Figures:
             return  # a thread that is not the first of its process
         process.see(row, seconds)
         known = [other.rss for other in self.live.values() if other.rss is not None]
-        if len(known) < len(self.live) or sum(known) > self.peak_tree_rss:
-            self.sample(seconds, last_chance=True)
+        may_be_most = len(known) < len(self.live) or sum(known) > self.peak_tree_rss
+        if may_be_most and seconds >= self.cheap.ready_at():
+            with self.cheap:
+                self.sample(seconds, last_chance=True)
 
     def sample(self, seconds: float, last_chance: bool = False) -> None:
         """Read all processes of the tree at (nearly) one moment.
@@ -131,24 +138,19 @@ class Figures:
         last_chance : bool
             Whether one of them is at its end: then what is dear is read at a new maximum in any case.
         """
-        with self._cheap:
-            rows = {pid: row for pid in self.live if "VmRSS" in (row := read_status(pid))}
-            for pid, row in rows.items():
-                self.live[pid].see(row, seconds)
-                self.peak_rss = max(self.peak_rss, row["VmHWM"])
-            alone = [pid for pid, row in rows.items() if not shares_memory(row, rows.get(row["PPid"], {}))]
-            total = sum(rows[pid]["VmRSS"] for pid in alone)
-            swap = sum(rows[pid].get("VmSwap", 0) for pid in alone)
-            self._note_change(total)
+        rows = {pid: row for pid in self.live if "VmRSS" in (row := read_status(pid))}
+        for pid, row in rows.items():
+            self.live[pid].see(row, seconds)
+            self.peak_rss = max(self.peak_rss, row["VmHWM"])
+        alone = [pid for pid, row in rows.items() if not shares_memory(row, rows.get(row["PPid"], {}))]
+        total = sum(rows[pid]["VmRSS"] for pid in alone)
+        swap = sum(rows[pid].get("VmSwap", 0) for pid in alone)
+        self._note_change(total)
         self.samples += 1
         self.peak_tree_rss, self.peak_swap = max(self.peak_tree_rss, total), max(self.peak_swap, swap)
         pss = self._read_dear(alone, total, seconds, last_chance)
         parts = {self.live[pid].number: rows[pid]["VmRSS"] for pid in alone}
         self.timeline.add(Point(seconds, total, pss, swap, parts))
-
-    def next_sample(self, seconds: float) -> float:
-        """Return when to sample again, if not before a time: later if that would be dear."""
-        return max(seconds, self._cheap.ready_at())
 
     def _note_change(self, total: int) -> None:
         """Tell whether the same processes are about as large as before, and no peak was passed in between."""

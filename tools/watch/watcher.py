@@ -47,11 +47,11 @@ class Watcher:
             event = signal.sigtimedwait(self.awaited(), max(0.0, due - self.seconds))
             if event is not None:
                 self.answer(event.si_signo)
-                due = min(due, self.seconds + self._interval)
+                due = max(min(due, self.seconds + self._interval), self.figures.cheap.ready_at())
             if self.seconds >= due:
                 self.sample()
                 pause = min(self._interval * (QUIET if self.figures.is_quiet else 1), 2 * pause)
-                due = self.figures.next_sample(self.seconds + pause)
+                due = max(self.seconds + pause, self.figures.cheap.ready_at())
 
     def is_over(self) -> bool:
         """Tell whether to stop watching."""
@@ -71,12 +71,13 @@ class Watcher:
 
     def sample(self) -> None:
         """Read the whole tree once."""
-        seconds, members = self.seconds, self.members()
-        for pid in members:
-            self.figures.appeared(pid, seconds)
-        for pid in self.figures.live.keys() - set(members):
-            self.figures.ended(pid)
-        self.figures.sample(seconds)
+        with self.figures.cheap:
+            seconds, members = self.seconds, self.members()
+            for pid in members:
+                self.figures.appeared(pid, seconds)
+            for pid in self.figures.live.keys() - set(members):
+                self.figures.ended(pid)
+            self.figures.sample(seconds)
 
     def note(self, text: str) -> None:
         """Remember what a reader of the figures must know, once."""
@@ -95,7 +96,7 @@ class Watcher:
             total = sum(row["rss_bytes"] for row in mappings)
             at_peak = {"seconds": round(seconds, 4), "rss_bytes": total, "mappings": mappings}
             if total < NEAR_PEAK * figures.peak_tree_rss:
-                self.note("the peak was short: PSS and mappings were not read there, but when memory was less")
+                self.note("the peak was short, or of many processes: PSS and mappings are those of less memory")
         return {
             "seconds": self.seconds,
             "peak_rss_bytes": figures.peak_rss,
