@@ -69,8 +69,8 @@ def test_pictures_are_shown_with_a_text_for_those_who_do_not_see_them(name):
 def site(tmp_path_factory):
     pytest.importorskip("sphinx", reason="the site is built by `make docs`, with edgerev[docs]")
     folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", folder / "doctrees"]
-    done = subprocess.run([*command, DOCS, folder / "html"], capture_output=True, text=True, timeout=600)
+    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-b", "html", "-d", "doctrees"]
+    done = subprocess.run([*command, DOCS, "html"], cwd=folder, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr
     return folder / "html"
 
