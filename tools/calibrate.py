@@ -86,9 +86,13 @@ def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: f
 def _with_steps(machine: Machine, probers: Sequence[Prober], threads: int) -> Machine:
     """Return the machine with what a step costs beyond its rows: for itself, for each row, and for each byte."""
 
+    name = str(threads)
+
     def replaced(run: float, row: float, byte: float) -> Machine:
-        new = {"run_seconds": run, "row_seconds": row, "byte_seconds": byte}
-        return machine._replace(**{name: {**getattr(machine, name), str(threads): new[name]} for name in new})
+        return machine._replace(
+            run_seconds={**machine.run_seconds, name: run}, row_seconds={**machine.row_seconds, name: row},
+            byte_seconds={**machine.byte_seconds, name: byte},
+        )  # fmt: skip
 
     rows = replaced(0.0, 0.0, 0.0)
     features, beyond, taken = [], [], []
