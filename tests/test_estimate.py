@@ -46,7 +46,7 @@ def priced(**prices):
     flat = [[1.0, 1e9]]
     prices = {ANY: values}
     none = {"1": 0.0, "2": 0.0}
-    return Machine("none", True, {"1": prices, "2": prices}, {**none, "2": 1.0}, none, flat, 0, "")
+    return Machine("none", True, {"1": prices, "2": prices}, {**none, "2": 1.0}, none, none, flat, 0, "")
 
 
 def program(name, batch=16, schedule="reversible", threads=1):
@@ -370,7 +370,11 @@ def test_shares_of_a_team_are_near():
     """What the slower of two threads has to do in a step, alone: without barriers, and what one costs the other."""
     machine, pairs = calibrate.calibrate(2.0, [2]), []
     alone = machine.row_seconds["1"]  # no barrier
-    machine = machine._replace(run_seconds=dict.fromkeys("12", 0.0), row_seconds=dict.fromkeys("12", alone))
+    bytes_alone = machine.byte_seconds["1"]
+    machine = machine._replace(
+        run_seconds=dict.fromkeys("12", 0.0), row_seconds=dict.fromkeys("12", alone),
+        byte_seconds=dict.fromkeys("12", bytes_alone / 2),
+    )  # fmt: skip
     for name, batch, schedule in CASES:
         learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
         runtime = learner.runtime

@@ -90,6 +90,7 @@ def board_machine(board: Board) -> Machine:
     return Machine(
         board.name, False, {str(team): {ANY: _shared(prices, team)} for team in teams},
         {str(team): (SWITCH_CYCLES + BARRIER_CYCLES * (team > 1)) * cycle for team in teams},
+        {str(team): 0.0 for team in teams},
         {str(team): (TEAM_CYCLES if team > 1 else RUN_CYCLES) * cycle for team in teams},
         [[float(board.caches[-1]), copying], [4.0 * board.caches[-1], memory]], PROCESS_BYTES, board.source,
     )  # fmt: skip

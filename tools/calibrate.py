@@ -30,20 +30,19 @@ from edgerev.tools.plan_worker import Job, workers
 from edgerev.tools.probes import BURST, COPIES, Prober, deep_net, probe_nets
 from edgerev.tools.time_model import (
     ANY,
-    FEATURES,
     Machine,
     from_json,
     row_features,
     section_seconds,
     to_json,
 )
-from edgerev.tools.timing import burst, empty_seconds
+from edgerev.tools.timing import burst
 
 EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
 COPY_SIZES = tuple(1 << power for power in (16, 19, 21, 22, 23, 24, 25))
 PASSES = 1, 10  # over all rows, at least and at most
-STEPS = 200  # of a deep net, of which the fastest counts
+STEPS = 60  # of each net, of which the fastest counts
 SWEEPS = 300  # of coordinate descent
 SHORTEST_COPYING, COPYINGS = 1 << 23, 6  # bytes of a measurement, and how often it is made
 APART = 1088  # equal low bits of two addresses make some processors wait
@@ -70,7 +69,7 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
     start, teams = time.thread_time(), sorted({1, *threads})
     rates = list(accumulate((_copy_bandwidth(size) for size in reversed(COPY_SIZES)), max))
     bandwidth = [[float(size), rate] for size, rate in zip(COPY_SIZES, reversed(rates))]
-    machine = Machine(_processor(), True, {}, {}, {}, bandwidth, 0, kernels_digest(library.load()))
+    machine = Machine(_processor(), True, {}, {}, {}, {}, bandwidth, 0, kernels_digest(library.load()))
     for place, team in enumerate(teams, 1):
         probers = [Prober(net, recipe, team) for net, recipe in probe_nets()]
         machine = _with_team(machine, probers, team, start + 0.75 * seconds * place / len(teams))
@@ -80,14 +79,30 @@ def calibrate(seconds: float = 2.0, threads: Sequence[int] = ()) -> Machine:
 def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: float) -> Machine:
     """Return the machine with the prices for so many threads, and what it costs to let them work together."""
     probes = [probe for prober in probers for probe in _probes(prober, threads)]
+    prices = {**machine.prices, str(threads): _prices(probes, _row_times(probes, end))}
+    return _with_steps(machine._replace(prices=prices), [*probers, Prober(*deep_net(), threads)], threads)
+
+
+def _with_steps(machine: Machine, probers: Sequence[Prober], threads: int) -> Machine:
+    """Return the machine with what a step costs beyond its rows: for itself, for each row, and for each byte."""
+
     name = str(threads)
-    machine = machine._replace(
-        prices={**machine.prices, name: _prices(probes, _row_times(probes, end))},
-        row_seconds={**machine.row_seconds, name: 0.0},
-        run_seconds={**machine.run_seconds, name: empty_seconds(probers[0].runtime)},
-    )
-    between = _between_rows(machine, threads)
-    return machine._replace(row_seconds={**machine.row_seconds, name: between})
+
+    def replaced(run: float, row: float, byte: float) -> Machine:
+        return machine._replace(
+            run_seconds={**machine.run_seconds, name: run}, row_seconds={**machine.row_seconds, name: row},
+            byte_seconds={**machine.byte_seconds, name: byte},
+        )  # fmt: skip
+
+    rows = replaced(0.0, 0.0, 0.0)
+    features, beyond, taken = [], [], []
+    for prober in probers:
+        estimate = section_seconds(rows, prober.program, "train", prober.batch, threads)
+        step = partial(prober.runtime.run, "train", prober.batch)
+        taken.append(min(burst(step, 1e-9) for _ in range(STEPS)))
+        beyond.append(max(0.0, taken[-1] - estimate.seconds))
+        features.append([1.0, float(estimate.rows), float(estimate.touched_bytes)])
+    return replaced(*_fit(features, beyond, taken))
 
 
 def _probes(prober: Prober, threads: int) -> list[_Probe]:
@@ -130,29 +145,21 @@ def _prices(probes: Sequence[_Probe], seconds: Sequence[float]) -> dict[str, lis
     }
 
 
-def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float]) -> list[float]:
-    """Return the prices, none negative, with the least squares of relative errors."""
+def _fit(features: Sequence[Sequence[float]], seconds: Sequence[float], of: Sequence[float] = ()) -> list[float]:
+    """Return the prices, none negative, with the least squares of errors relative to the seconds, or to others."""
     times = numpy.array(seconds)
-    weights = 1 / (times + CLOCK)
+    weights = 1 / (numpy.array(of or seconds) + CLOCK)
     scaled = numpy.array(features) * weights[:, None]
     size = numpy.maximum(numpy.linalg.norm(scaled, axis=0), 1e-30)
     matrix = scaled / size
     gram, moments = matrix.T @ matrix, matrix.T @ (times * weights)
-    found = numpy.zeros(len(FEATURES))
+    found = numpy.zeros(len(gram))
     for _ in range(SWEEPS):
         for place in range(len(found)):
             if gram[place, place] > 0:
                 step = (moments[place] - gram[place] @ found) / gram[place, place]
                 found[place] = max(0.0, found[place] + step)
     return (found / size).tolist()
-
-
-def _between_rows(machine: Machine, threads: int) -> float:
-    """Return what a row costs in a step beyond the slowest thread's share of it, run again and again."""
-    prober = Prober(*deep_net(), threads)
-    estimate = section_seconds(machine, prober.program, "train", prober.batch, threads)
-    step = partial(prober.runtime.run, "train", prober.batch)
-    return max(0.0, (min(burst(step, 1e-9) for _ in range(STEPS)) - estimate.seconds) / estimate.rows)
 
 
 def _copy_bandwidth(moved_bytes: int) -> float:

@@ -54,7 +54,7 @@ def probe_nets() -> Iterator[tuple[Net, Recipe]]:
         (_net((100,), Dense(320), Block((Dense(96), relu, Dense(160))), outputs=20), _SGD, (1, 12)),
         (_net((48,), Dense(128), Block((norm, Dense(80), GELU(), Dense(64)))), _ADAMW, (1, 24)),
         (_net((96, 6), Conv1d(48, 5), Block((Conv1d(24, 5), relu, Conv1d(24, 5)))), _SGD, (1, 4)),
-        (_net((160, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1, 2)),
+        (_net((384, 3), Conv1d(96, 5), Block((Conv1d(64, 5), relu, Conv1d(48, 5)))), _SGD, (1, 2)),
         (_net((256, 3), Conv1d(64, 5), Block((Conv1d(32, 5), relu, Conv1d(32, 5)))), _SGD, (1, 2)),
         (_net((100, 4), Conv1d(32, 5), Block((Conv1d(32, 5), relu, Conv1d(16, 5)))), _SGD, (1, 5)),
         (_net((96, 5), Conv1d(64, 3), Block((Conv1d(48, 3), relu, Conv1d(32, 3)))), _SGD, (1, 2)),

@@ -40,6 +40,7 @@ class Machine(NamedTuple):
     measured : whether it was measured there, or made of data sheets
     prices : number of threads (as text, for JSON) to kind of row to the seconds of one of each of `FEATURES`
     row_seconds : going from one row to the next, and letting threads wait for one another, by number of threads
+    byte_seconds : a byte of an operand in a step, beyond one that was just used, by number of threads
     run_seconds : calling the kernels, by number of threads
     bandwidth : [bytes, bytes in a second] of a copy that moves so many, smallest first
     process_bytes : resident memory of a process that trains, besides its arena; 0 where it was not measured
@@ -50,6 +51,7 @@ class Machine(NamedTuple):
     measured: bool
     prices: dict[str, dict[str, list[float]]]
     row_seconds: dict[str, float]
+    byte_seconds: dict[str, float]
     run_seconds: dict[str, float]
     bandwidth: list[list[float]]
     process_bytes: int
@@ -128,10 +130,11 @@ def _products(at: Sight) -> tuple[float, float, float]:
 
 
 class Estimate(NamedTuple):
-    """The seconds of a section, whole and by the kind of rows that they go to, and how many rows it runs."""
+    """The seconds of a section, whole and by kind of row; how many rows it runs, and the bytes of their operands."""
 
     seconds: float
     rows: int
+    touched_bytes: int
     kinds: dict[str, float]
 
 
@@ -154,7 +157,7 @@ def section_seconds(machine: Machine, program: Program, section: str, n: int, th
         raise UsageError(f"threads {threads}: {machine.name} was calibrated with {known}; take one of these")
     kinds: dict[str, float] = {}
     known_rows: dict[tuple, tuple[str, float]] = {}
-    count = 0
+    count = touched = 0
     for row, offset, cold in cold_bytes(program, section, n):
         count += 1
         key = row_key(program, row, n, offset)
@@ -163,9 +166,11 @@ def section_seconds(machine: Machine, program: Program, section: str, n: int, th
             priced = sum(map(mul, price(machine.prices[team], kind), features))
             known_rows[key] = kind, priced + machine.row_seconds[team]
         kind, seconds = known_rows[key]
+        size = sum(size for _, size in cold)
         extra = sum(size * slowness(machine.bandwidth, distance) for distance, size in cold) / threads
-        kinds[kind] = kinds.get(kind, 0.0) + seconds + extra
-    return Estimate(machine.run_seconds[team] + sum(kinds.values()), count, kinds)
+        kinds[kind] = kinds.get(kind, 0.0) + seconds + extra + size * machine.byte_seconds[team]
+        touched += size
+    return Estimate(machine.run_seconds[team] + sum(kinds.values()), count, touched, kinds)
 
 
 def price(prices: dict[str, list[float]], kind: str) -> list[float]:
