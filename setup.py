@@ -55,7 +55,7 @@ setup(
     packages=[*find_packages(include=["edgerev", "edgerev.*"]), *ROOTS],
     package_dir=ROOTS,
     package_data={
-        "edgerev.cli": ["*.toml"], "edgerev.tools": ["*.toml"], "edgerev.deploy": ["c/*"],
+        "edgerev.cli": ["*.toml"], "edgerev.tools": ["*.toml", "templates/*"], "edgerev.deploy": ["c/*"],
         "edgerev.deploy.device": ["*.sh"],
     },
     cmdclass={"build_py": BuildWithKernels, "bdist_wheel": PlatformWheel},

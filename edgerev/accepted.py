@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from edgerev.errors import UsageError
 from edgerev.learner import Learner
 from edgerev.program import Region
+from edgerev.runtime import Runtime
 
 _CHUNK_BYTES = 1 << 14  # of which a copy is outside of the arena while two places change their contents
 
@@ -36,6 +37,21 @@ class Accepted:
         self._own, self._kept = (learner.runtime.region(region) for region in (Region.PARAMETERS, Region.GUARD))
         self.accept()
 
+    def load(self, path: str) -> None:
+        """Take the parameters in a checkpoint of this model for accepted, whatever the learner is doing.
+
+        Of a head in closed form, the checkpoint has to have been settled, see `Learner.settle`.
+
+        Raises
+        ------
+        CheckpointError
+            The file is damaged, or belongs to another net; the accepted parameters are as they were.
+        """
+        from edgerev.checkpoint_reader import read_part, verified
+
+        with verified(path) as whole:
+            read_part(whole, _Tensors(self._learner.runtime))
+
     def accept(self) -> None:
         """Take the parameters as they are now for accepted."""
         if self._learner.remembers:
@@ -57,3 +73,18 @@ class Accepted:
         for start in range(0, len(self._own), _CHUNK_BYTES):
             place = slice(start, start + _CHUNK_BYTES)
             self._own[place], self._kept[place] = bytes(self._kept[place]), self._own[place].tobytes()
+
+
+class _Tensors:
+    """Name, dtype, shape and place among the accepted of each parameter, as often as wanted."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+
+    def __iter__(self) -> Iterator[tuple[str, str, tuple[int, ...], memoryview]]:
+        program, plan, kept = self._runtime.program, self._runtime.plan, self._runtime.region(Region.GUARD)
+        start = plan.regions[Region.PARAMETERS][0]
+        for number, region in enumerate(program.regions):
+            if region is Region.PARAMETERS:
+                tensor, first = program.decode_tensor(number), plan.offsets[number] - start
+                yield program.names[number], tensor.dtype.name, tensor.shape, kept[first : first + tensor.nbytes]

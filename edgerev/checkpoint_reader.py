@@ -115,6 +115,33 @@ def read(whole: Whole, tensors: Tensors) -> None:
                 raise _damaged(whole.path, "it became shorter while it was read")
 
 
+def read_part(whole: Whole, tensors: Tensors) -> None:
+    """Read some tensors of a checkpoint that was verified, and leave the others.
+
+    Parameters
+    ----------
+    tensors : see `read`
+
+    Raises
+    ------
+    CheckpointError
+        One is not in the file, or has another size there; the views are as they were. Or the file cannot be read to its
+        end, and they are a mixture.
+    """
+    finder = _Finder(tensors)
+    found = {name: entry for name, entry in whole.entries() if finder.find(name) is not None}
+    for name, _, _, view in tensors:
+        if name not in found or found[name].nbytes != view.nbytes:
+            raise CheckpointError(
+                f"{whole.path} belongs to another net: {name} is not in it in {view.nbytes} bytes; expected a "
+                "checkpoint of this net; load it with the net it was saved from"
+            )
+    with _reading(whole.path):
+        for name, _, _, view in tensors:
+            if read_at(whole.fd, view, found[name].offset) != view.nbytes:
+                raise _damaged(whole.path, "it became shorter while it was read")
+
+
 def check_fit(whole: Whole, tensors: Tensors) -> None:
     """Check that tensors can take those of a checkpoint; see `read`.
 

@@ -72,5 +72,9 @@ class StoreError(EdgerevError):
     """The daemon's file cannot be read or written, is damaged, or belongs to another model."""
 
 
+class DamagedError(StoreError):
+    """The daemon's file does not hold what was written to it."""
+
+
 class QueueFullError(EdgerevError):
     """As many samples wait as may; nothing was taken in."""

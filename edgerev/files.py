@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 
 def read_at(fd: int, view: memoryview, offset: int) -> int:
@@ -155,6 +155,16 @@ def write_whole(path: str, parts: Iterable[bytes | memoryview]) -> None:
         unlink_own(fd, temporary)
         os.close(fd)
     fsync_folder(folder)
+
+
+@contextlib.contextmanager
+def file_in_memory() -> Iterator[tuple[int, str]]:
+    """Give a descriptor and a path of a file that never touches the disk, for flash wears out; it goes at the end."""
+    fd = os.memfd_create("edgerev")
+    try:
+        yield fd, f"/proc/self/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 def _is_file_of(fd: int, path: str) -> bool:

@@ -91,6 +91,11 @@ class Learner(Persistent, Bijection, Remembering):
         return self._counters[C_STEP]
 
     @property
+    def whole(self) -> bool:
+        """Whether it can be used: a step that fails while it updates leaves a model that is half changed."""
+        return not self._torn
+
+    @property
     def seed(self) -> int:
         """Seed of initial weights, dropout and augmentation."""
         return self._counters[C_SEED]

@@ -125,6 +125,11 @@ class Remembering:
         view = self.runtime.view
         return self.net.head.closed_form and (any(view("ridge.counts")) or max(view("ridge.bias")) > NEVER_SEEN / 2)
 
+    @property
+    def calibrated(self) -> bool:
+        """Whether the features of a head in closed form have the range that whole sums need; floats need none."""
+        return not self._quantises() or self.runtime.view("ridge.low")[0] <= self.runtime.view("ridge.high")[0]
+
     @exclusive
     def calibrate(self, x: Any) -> None:
         """Take the range of the features of `x` as that of whole features; only before the first sum.
@@ -207,7 +212,7 @@ class Remembering:
             self._remember("forward", n)
 
     def _remember(self, start: str, n: int) -> None:
-        if self._quantises() and self.runtime.view("ridge.low")[0] > self.runtime.view("ridge.high")[0]:
+        if not self.calibrated:
             raise UsageError("whole features have no range yet; expected one; call calibrate(x) with samples first")
         self._need_whole()
         self.runtime.run(start, n, until="forward")

@@ -98,3 +98,19 @@ def make_arm_root(architecture: str) -> Path:
     if not folder.is_dir():
         subprocess.run(["sh", ARM_SANDBOX, folder, architecture], check=True)
     return folder
+
+
+@pytest.fixture(scope="session")
+def disk_library(tmp_path_factory):
+    """Give the library that records what a process does to a folder, or lets it fail."""
+    from disk import build_library
+
+    return build_library(tmp_path_factory.mktemp("disk"))
+
+
+@pytest.fixture
+def disk(disk_library, tmp_path):
+    """Give a folder whose power can be cut."""
+    from disk import Disk
+
+    return Disk(disk_library, tmp_path)

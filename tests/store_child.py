@@ -1,9 +1,9 @@
 """A process to be killed: sends samples to a store and trains on them, and says what was acknowledged.
 
-    python store_child.py FILE FIRST
+    python store_child.py FILE FIRST [SYNCHRONOUS]
 
 The "model" is a checksum over all samples in their order, so whatever is lost, repeated or moved shows. Writes a line
-for each acknowledged sample.
+for each acknowledged sample. SYNCHRONOUS is SQLite's, for tests that find out what a careless store loses.
 """
 
 import hashlib
@@ -35,6 +35,8 @@ def newest(store):
 
 def main():
     store = Store(sys.argv[1], SIZE, 4, 1000)
+    if len(sys.argv) > 3:
+        store._db.execute(f"PRAGMA synchronous={sys.argv[3]}")
 
     def send():
         for number in itertools.count(int(sys.argv[2])):

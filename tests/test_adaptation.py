@@ -8,39 +8,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from adaptation_child import CLASSES, EVERY, SETTINGS, SHAPE, adaptation
+from adaptation_child import CLASSES, COUNT, EVERY, SETTINGS, SHAPE, adaptation, arrivals, filled, weights
 
 from edgerev import Dense, Head, Learner, Net
 from edgerev.daemon.adaptation import Adaptation
+from edgerev.daemon.schema import PARTS
 from edgerev.daemon.settings import GuardTable
 from edgerev.daemon.store import Arrival, Store
 from edgerev.errors import StoreError
 
 CHILD = Path(__file__).with_name("adaptation_child.py")
-COUNT = 803
-WRONG = range(320, 480)  # samples whose labels are exchanged
 
 pytestmark = pytest.mark.usefixtures("cache")
-
-
-def arrivals(count=COUNT):
-    x = np.random.default_rng(0).normal(size=(count, SHAPE)).astype("f4")
-    y = x[:, :CLASSES].argmax(1).astype("i4")
-    wrong = [number for number in WRONG if number < count]
-    y[wrong] = (y[wrong] + 1) % CLASSES
-    return [Arrival(row.tobytes(), label.tobytes()) for row, label in zip(x, y)]
-
-
-def filled(path, count=COUNT):
-    made = adaptation(str(path))
-    made.store.put(arrivals(count))
-    return made
-
-
-def weights(made):
-    x = np.random.default_rng(1).normal(size=(9, SHAPE)).astype("f4")
-    counts = made.drifts, made.rollbacks, made.refused
-    return made.learner.steps, made.learner.predict_proba_many(x).tobytes(), counts, json.dumps(made.guard.state())
 
 
 @pytest.fixture
@@ -69,7 +48,7 @@ def test_kills_at_random_moments(cuts, uninterrupted, tmp_path):
     while made.step():
         pass
     assert weights(made) == uninterrupted
-    assert made.problems == []
+    assert not made.problems
 
 
 def test_a_generation_is_written_when_it_is_due(tmp_path):
@@ -93,13 +72,14 @@ def test_a_damaged_generation_gives_way_to_the_one_before(tmp_path):
     before = weights(made)
     for _ in range(4):
         made.step()
-    made.store._db.execute("UPDATE parts SET data = zeroblob(length(data)) WHERE generation = 3")
+    made.store._db.execute("UPDATE parts1 SET data = zeroblob(length(data)) WHERE generation = 3")
     made.store.close()
     again = adaptation(made.store.path)
     assert weights(again) == before
     assert len(again.problems) == 1
     assert "generation 3 cannot be used" in again.problems[0]
-    again.store._db.execute("UPDATE parts SET data = zeroblob(length(data))")
+    for table in PARTS:
+        again.store._db.execute(f"UPDATE {table} SET data = zeroblob(length(data))")
     again.store.close()
     with pytest.raises(StoreError, match=r"has no generation that can be used .*start anew"):
         adaptation(made.store.path)

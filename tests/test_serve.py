@@ -134,11 +134,11 @@ def test_it_goes_on_where_it_was(daemon, how):
 
 
 def test_a_full_queue_says_so(folder):
-    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 5", most_samples=10)
-    code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 11})
+    daemon = Daemon(folder, "[serve.training]\ngeneration_samples = 8", most_samples=16)
+    code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 17})
     assert code == 429
-    assert "0 of 10 samples wait already" in answer["error"]
-    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 10})[0] == 202
+    assert "0 of 16 samples wait already" in answer["error"]
+    assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 16})[0] == 202
     daemon.end()
 
 

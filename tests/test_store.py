@@ -3,6 +3,7 @@
 import os
 import random
 import select
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +17,8 @@ from hypothesis import strategies as st
 from store_child import SIZE, newest, sample, trained
 
 from edgerev.daemon import store as store_module
-from edgerev.daemon.store import PART_BYTES, Arrival, Store
+from edgerev.daemon.generations import PART_BYTES
+from edgerev.daemon.store import Arrival, Store
 from edgerev.errors import DataError, QueueFullError, StoreError, UsageError
 
 CHILD = Path(__file__).with_name("store_child.py")
@@ -95,9 +97,92 @@ def test_old_keys_are_forgotten(store, monkeypatch):
 
 def test_labels_that_never_come(store):
     store.put([Arrival(b"x1"), *labelled(2)])
-    assert store.expire(0) == 0
-    assert store.expire(2**40) == 1
+    assert store.expire(1) == 0
+    assert store.expire(0) == 1
     assert len(store) == 1
+
+
+def test_samples_grow_old_while_the_store_is_open(tmp_path, monkeypatch):
+    now = [1000.25]
+    monkeypatch.setattr(store_module, "monotonic", lambda: now[0])
+    path = str(tmp_path / "daemon.db")
+    store = Store(path, 2, 1, 10)
+    store.put([Arrival(b"x1")])
+    now[0] += 50.5
+    store.put([Arrival(b"x2")])
+    for _ in range(30):  # parts of a second are not lost each time
+        now[0] += 0.5
+        store.advance(0, [])
+    store.close()
+    now[0] = 3.0  # booted again, after any time
+    store = Store(path, 2, 1, 10)
+    assert store.expire(66) == 0
+    now[0] += 1
+    assert store.expire(66) == 1
+    assert store._db.execute("SELECT x FROM waiting").fetchall() == [(b"x2",)]
+    now[0] += 49
+    assert store.expire(66) == 0
+    now[0] += 1
+    assert store.expire(66) == 1
+    store.close()
+
+
+def test_a_power_cut_takes_ten_minutes_of_age_at_most(tmp_path, monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(store_module, "monotonic", lambda: now[0])
+    store = Store(str(tmp_path / "daemon.db"), 2, 1, 10)
+    store.put([Arrival(b"x1")])
+    for second in range(5000):
+        now[0] = float(second)
+        assert store.expire(10_000) == 0
+    assert store.writes.commits == 1 + 4999 // store_module.REMEMBER_SECONDS
+    shutil.copytree(tmp_path, tmp_path / "cut")
+    store.close()
+    now[0] = 0.0
+    store = Store(str(tmp_path / "cut" / "daemon.db"), 2, 1, 10)
+    assert 5000 - store_module.REMEMBER_SECONDS <= store._now() <= 5000
+    store.close()
+
+
+def test_the_clock_of_the_wall_does_not_matter(store, monkeypatch):
+    store.put([Arrival(b"x1")])
+    for time in (0.0, 4e9, -1.0):
+        monkeypatch.setattr("time.time", lambda time=time: time)
+        assert store.expire(60) == 0
+
+
+def test_ids_and_numbers_are_never_used_again(tmp_path):
+    seen, numbers = [], []
+    for round_ in range(6):
+        store = Store(str(tmp_path / "daemon.db"), 2, 1, 10)
+        seen += store.put([Arrival(b"x1"), Arrival(b"x2", b"2"), Arrival(b"x3", None)])
+        store.label([(seen[-1], b"3")])
+        numbers += [one.number for one in store.ready(store.trained, 9)]
+        if round_ % 2:
+            store.expire(0)
+        if round_ % 3:
+            store.advance(numbers[-1], [])
+            assert store.ready(0, 9) == []
+            assert numbers == sorted(set(numbers))
+        else:
+            numbers = numbers[:-2]
+        store.close()
+    assert seen == list(range(1, 19))
+
+
+@pytest.mark.parametrize("number", [0, -1, 2, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**30])
+def test_labels_for_ids_that_never_were(store, number):
+    store.put([Arrival(b"x1")])
+    assert store.label([(number, b"1"), (1, b"1"), (1, b"1")]) == [number, 1]
+    assert len(store.ready(0, 9)) == 1
+
+
+@pytest.mark.parametrize("key", ["k" * 201, "\u00e9" * 101, "\ud800"])
+def test_keys_that_cannot_be_kept(store, key):
+    with pytest.raises(DataError, match="expected"):
+        store.put([Arrival(b"x1", b"1"), Arrival(b"x2", b"2", key)])
+    assert len(store) == 0
+    assert store.put([Arrival(b"x1", b"1", "\u00e9" * 100), Arrival(b"x1", b"1", ""), Arrival(b"x1", b"1", "a\0b")])
 
 
 def test_a_full_queue_takes_nothing(store):
@@ -121,7 +206,7 @@ def test_sizes_are_checked(store, arrival):
 
 
 def test_requests_that_come_together_share_a_commit(store):
-    before, threads = store.commits, []
+    before, threads = store.writes.commits, []
     with store._lock:  # as if a commit were under way
         for number in range(5):
             threads.append(threading.Thread(target=store.put, args=(labelled(number),)))
@@ -131,7 +216,7 @@ def test_requests_that_come_together_share_a_commit(store):
     for thread in threads:
         thread.join()
     assert len(store.ready(0, 9)) == 5
-    assert store.commits == before + 1
+    assert store.writes.commits == before + 1
 
 
 def test_a_request_too_many_does_not_harm_its_companions(store):
@@ -156,18 +241,9 @@ def test_a_request_too_many_does_not_harm_its_companions(store):
 
 
 def test_another_model_s_file(tmp_path, store):
-    store.put(labelled(1))
+    store.close()
     with pytest.raises(StoreError, match=r"was made for .*'x_bytes': 2.*expected .*'x_bytes': 3"):
         Store(store.path, 3, 1, 10)
-
-
-@pytest.mark.parametrize("content", [b"no database at all, but some text", b"SQLite format 3\0" + b"x" * 4000])
-def test_a_damaged_file_is_refused_and_left_as_it_is(tmp_path, content):
-    path = tmp_path / "daemon.db"
-    path.write_bytes(content)
-    with pytest.raises(StoreError, match="expected a whole SQLite file"):
-        Store(str(path), 2, 1, 10)
-    assert path.read_bytes() == content
 
 
 def test_a_full_disk_changes_nothing(store):
@@ -181,19 +257,96 @@ def test_a_full_disk_changes_nothing(store):
 
 
 def test_samples_are_not_left_in_the_file(tmp_path):
-    store = Store(str(tmp_path / "daemon.db"), SIZE, 4, 100)
-    secrets = [sample(number) for number in range(100)]
-    store.put([Arrival(secret, b"long") for secret in secrets])
-    there = Path(store.path).read_bytes() + Path(store.path + "-wal").read_bytes()
-    assert all(secret in there for secret in secrets)
-    store.advance(store.ready(0, 100)[-1].number, [b"model"])
-    there = Path(store.path).read_bytes() + Path(store.path + "-wal").read_bytes()
-    assert not any(secret in there for secret in secrets)
+    store = Store(str(tmp_path / "daemon.db"), SIZE, 4, 300)
+    secrets = [sample(number) for number in range(300)]
+
+    def there():
+        content = b"".join(path.read_bytes() for path in tmp_path.iterdir())
+        return [secret in content for secret in secrets]
+
+    store.put([Arrival(secret, b"long") for secret in secrets[:100]])
+    ids = store.put([Arrival(secret) for secret in secrets[100:]])
+    assert all(there())
+    store.label((number, b"long") for number in ids[:50])
+    store.forget(ids[50:100])
+    store.expire(0)
+    store.advance(store.ready(0, 300)[-1].number, [b"model"])
+    assert len(store) == 0
+    assert not any(there())
     store.close()
+    assert not any(there())
 
 
 def test_only_the_owner_may_read(store):
     assert os.stat(store.path).st_mode & 0o777 == 0o600
+
+
+def test_a_second_one_is_refused(store):
+    store.put(labelled(1))
+    with pytest.raises(StoreError, match=r"another process serves from .*name another file"):
+        Store(store.path, 2, 1, 10)
+    store.put(labelled(2))
+    assert len(store.ready(0, 9)) == 2
+
+
+def test_once_it_is_closed(store):
+    store.close()
+    store.close()
+    for ask in (lambda: store.put(labelled(1)), lambda: store.ready(0, 1), lambda: store.advance(0, [])):
+        with pytest.raises(StoreError, match="expected an open file"):
+            ask()
+
+
+def test_others_go_on_while_somebody_reads_a_generation(store):
+    parts = [os.urandom(PART_BYTES) for _ in range(3)]
+    pieces = store.generation(store.advance(0, parts))
+    assert next(pieces) == parts[0]
+    other = threading.Thread(target=store.put, args=(labelled(1, 2),))
+    other.start()
+    other.join()
+    assert list(pieces) == parts[1:]
+    assert len(store) == 2
+    pieces = store.generation(1)
+    next(pieces)
+    for _ in range(2):
+        store.advance(0, [])
+    with pytest.raises(StoreError, match="generation 1 is not whole"):
+        list(pieces)
+
+
+def test_many_threads_at_once(tmp_path):
+    store, given, problems = Store(str(tmp_path / "daemon.db"), 4, 4, 100_000), [], []
+
+    def send(sender):
+        try:
+            for number in range(150):
+                key = f"{number % 50}" if number % 3 == 0 else f"{sender} {number}"  # some are everybody's
+                x = (1000 * sender + number).to_bytes(4, "little")
+                given.append((key, *store.put([Arrival(x, x if number % 2 else None, key)])))
+                if not number % 2:
+                    store.label([(given[-1][1], x), (-1, x)])
+                store.expire(10_000)
+        except Exception as error:
+            problems.append(error)
+
+    threads = [threading.Thread(target=send, args=(sender,)) for sender in range(6)]
+    for thread in threads:
+        thread.start()
+    seen, after = [], 0
+    while any(thread.is_alive() for thread in threads) or len(store.ready(after, 1)):
+        batch = store.ready(after, 7)
+        seen += batch
+        after = batch[-1].number if batch else after
+        store.advance(after, [b"model"])
+    assert problems == []
+    ids = dict(given)
+    assert len(set(ids.values())) == len(ids)
+    assert all(ids[key] == number for key, number in given)
+    waiting = store._db.one("SELECT count(*) FROM waiting")
+    assert len(seen) == len({one.x for one in seen}) == len(ids) - waiting
+    assert [one.number for one in seen] == list(range(1, len(seen) + 1))
+    assert len(store) == waiting
+    store.close()
 
 
 # -- power cuts ----------------------------------------------------------------------------------------------------
@@ -219,7 +372,8 @@ def check_after_cuts(path, sent):
     store = Store(str(path), SIZE, 4, 1000)
     model, after = newest(store)
     model = trained(model, store.ready(after, 10**6))
-    stored = store._one("SELECT max(number) FROM ready") or after
+    stored = store._number
+    assert store.salvaged is None
     store.close()
     assert stored >= len(sent)  # one more than was acknowledged may have been written
     expected = b""

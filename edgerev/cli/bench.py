@@ -16,6 +16,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     for prepare in (
         _prepare_inverse, _prepare_hmp, _prepare_step, _prepare_builds, _prepare_kernels, _prepare_peers,
         _prepare_depth, _prepare_continual, _prepare_gas, _prepare_wearer, _prepare_onnx, _prepare_serve,
+        _prepare_report,
     ):  # fmt: skip
         benchmark = prepare(benchmarks)
         benchmark.add_argument("--json", action="store_true", help="print the figures as JSON")
@@ -348,3 +349,36 @@ def _serve(args: argparse.Namespace) -> dict[str, Any]:
 
     rate, seconds = finite32("rate", args.rate, 1, 1e6), finite32("seconds", args.seconds, 1, 1e6)
     return serve_figures(args.preset, rate=rate, batch=args.batch, seconds=seconds)
+
+
+def _prepare_report(benchmarks: Any) -> argparse.ArgumentParser:
+    report = benchmarks.add_parser("report", help="run the suite, and write one page with plots and raw figures")
+    report.add_argument("-o", "--output", required=True, metavar="DIR", help="folder of the page and the figures")
+    report.add_argument("--data", default="", metavar="DIR", help="folder that holds mnist/ and gas-drift/")
+    report.add_argument("--torch", default="", metavar="PYTHON", help="Python of an environment with torch")
+    report.add_argument("--ort", default="", metavar="PYTHON", help="Python of one with onnxruntime-training")
+    report.add_argument("--chapters", default="", metavar="LIST", help="only these, joined by commas")
+    report.add_argument("--quick", action="store_true", help="measure little, for a first look")
+    report.add_argument("--again", action="store_true", help="measure all anew, not only what is missing")
+    report.set_defaults(measure=_report, show="show_plain")
+    return report
+
+
+def _report(args: argparse.Namespace) -> dict[str, Any]:
+    import sys
+
+    from tqdm import tqdm
+
+    from edgerev.tools.report import make_report
+    from edgerev.tools.report_chapters import Choice, chapters
+    from edgerev.tools.report_page import page_template
+
+    page_template()  # before the minutes of measuring
+    chosen, choice = chapters(args.chapters), Choice(args.data, args.torch, args.ort, args.quick)
+    with tqdm(total=len(chosen), file=sys.stderr, disable=not sys.stderr.isatty(), leave=False) as bar:
+
+        def tell(chapter: Any, minutes: float) -> None:
+            bar.update(chosen.index(chapter) - bar.n)
+            bar.set_description(f"{chapter.title}; about {minutes:.0f} min left")
+
+        return make_report(args.output, chosen, choice, again=args.again, tell=tell)

@@ -8,23 +8,25 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import time
 from array import array
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections import deque
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from edgerev.accepted import Accepted
 from edgerev.daemon.drift import DriftDetector
 from edgerev.daemon.events import Events
 from edgerev.daemon.guard import Decision, WindowGuard
+from edgerev.daemon.keeper import Keeper
 from edgerev.daemon.settings import ServeSettings
-from edgerev.daemon.store import PART_BYTES, Sample, Store
-from edgerev.errors import CheckpointError, DataError, NumericError, StoreError
+from edgerev.daemon.store import Sample, Store
+from edgerev.errors import CheckpointError, DataError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
+from edgerev.numbers import BELOW_ONE, TINY
 
 THIS = 0  # stands for the generation that it is written in
+NONE = -1  # for the accepted one, as long as the model has no answers yet
 
 
 class Adaptation:
@@ -46,11 +48,13 @@ class Adaptation:
     ----------
     after : number of the last sample that was learned, or left out
     saved : the same of the newest generation
-    problems : what was wrong with generations
+    problems : the newest ones that generations had
     drifts, rollbacks, refused : how often each came, batches for the last
 
     Raises
     ------
+    UsageError
+        The settings do not fit the model.
     StoreError
         No generation that is kept can be loaded.
     """
@@ -60,17 +64,22 @@ class Adaptation:
         turn: AbstractContextManager = nullcontext(),  # noqa: B008  # it has no state
         events: Events | None = None,
     ) -> None:
+        check_model(learner, settings)
         self.learner, self.store, self.settings = learner, store, settings
         self._turn, self._events = turn, events or Events()
-        self.problems: list[str] = []
+        self._keeper = Keeper(learner, store, turn, Accepted(learner) if settings.guard.on else None)
+        self.problems: deque[str] = deque(maxlen=20)
         self.drifts = self.rollbacks = self.refused = 0
+        self._refused_in_a_row = 0  # samples
         self._refusing: set[int] = set()  # first samples of batches that could not be learned
         self._history: list[str] = []
         self._learning_left = 0
         self.detector = DriftDetector(len(learner.runtime.view("input.mean")))
         self.guard = WindowGuard(learner.net.head.outputs, settings.guard)
-        self._accepted = Accepted(learner) if settings.guard.on else None
-        self._accepted_number = self._candidate_number = THIS
+        self._accepted_number = NONE if self._blank else THIS
+        self._candidate_number, self._loaded_number = THIS, THIS
+        self._accepting = False  # whether a decision to accept is to be carried out yet
+        self._changed = False  # whether the model is another than the newest generation
         self.after = self.saved = store.trained
         self._saved_at = time.monotonic()
         if store.generations():
@@ -84,52 +93,40 @@ class Adaptation:
         """Take the newest generation that is whole, and what belongs to it."""
         for number in self.store.generations():
             try:
-                self._restore(number)
                 self._take(json.loads(self.store.state(number)), number)
-            except (CheckpointError, StoreError, ValueError, LookupError) as error:
+                self._keeper.restore(number)
+            except (CheckpointError, StoreError, ValueError, LookupError, TypeError) as error:
                 self._tell_problem(f"generation {number} cannot be used: {error}")
                 continue
             self.after = self.saved = self.store.trained
-            self._load_accepted(number)
+            self._loaded_number, self._changed = number, False
+            if self._accepted_number not in (NONE, number):
+                self._load_accepted(number)
             return
         raise StoreError(
             f"{self.store.path} has no generation that can be used ({'; '.join(self.problems)}); expected one; "
             "start anew from an exported model, in another file"
         )
 
-    def _restore(self, number: int) -> None:
-        with _file_in_memory() as (fd, path):
-            for piece in self.store.generation(number):
-                os.write(fd, piece)
-            with self._turn:
-                self.learner.restore(path)
-
-    def _load_accepted(self, number: int) -> None:
-        """Take the accepted model from its generation while generation `number`, which is in place, waits."""
-        if self._accepted is None:
-            return
+    def _load_accepted(self, instead: int) -> None:
+        """Read the accepted model from its generation; if that cannot be, take the present one for it."""
         try:
-            if self._accepted_number != number:
-                self._restore(self._accepted_number)
+            self._keeper.load_accepted(self._accepted_number)
         except (CheckpointError, StoreError) as error:
             self._tell_problem(f"generation {self._accepted_number} cannot be gone back to: {error}")
-            self._accepted_number = number
-        with self._turn:
-            self._accepted.accept()
-        if self._accepted_number != number:
-            self._restore(number)
+            self._accepted_number = instead
 
     def _take(self, state: Any, number: int) -> None:
         self.guard.restore(state["guard"])
         self.detector.restore(state["detector"])
-        self.drifts, self.rollbacks, self.refused, self._learning_left = state["counts"]
+        self.drifts, self.rollbacks, self.refused, self._refused_in_a_row, self._learning_left = state["counts"]
         self._accepted_number, self._candidate_number = (one or number for one in state["kept"])
+        self._accepting = False
 
-    def _state(self) -> str:
+    def _state(self, kept: tuple[int, int]) -> str:
+        counts = [self.drifts, self.rollbacks, self.refused, self._refused_in_a_row, self._learning_left]
         return json.dumps({
-            "guard": self.guard.state(), "detector": self.detector.state(),
-            "counts": [self.drifts, self.rollbacks, self.refused, self._learning_left],
-            "kept": [self._accepted_number, self._candidate_number],
+            "guard": self.guard.state(), "detector": self.detector.state(), "counts": counts, "kept": kept,
         })  # fmt: skip
 
     def save(self) -> int:
@@ -142,27 +139,25 @@ class Adaptation:
         StoreError
             The file cannot be written.
         """
-        with _file_in_memory() as (fd, _):
-            with self._turn:
-                self.learner.save_into(fd)
-            os.lseek(fd, 0, os.SEEK_SET)
-            number = self.store.advance(
-                self.after, iter(lambda: os.read(fd, PART_BYTES), b""), state=self._state(),
-                keep=(self._accepted_number, self._candidate_number), history=self._history,
-            )  # fmt: skip
+        guarded = self.settings.guard.on
+        return self._save((self._accepted_number, self._candidate_number) if guarded else (THIS, THIS))
+
+    def _save(self, kept: tuple[int, int]) -> int:
+        number = self._keeper.write(self.after, self._state(kept), (*kept, self._loaded_number), self._history)
         self.saved, self._saved_at = self.after, time.monotonic()
-        self._history, self._refusing = [], set()
-        self._accepted_number, self._candidate_number = (
-            one or number for one in (self._accepted_number, self._candidate_number)
-        )
+        self._loaded_number, self._changed = number, False
+        self._history, self._refusing = [], {first for first in self._refusing if first > self.after}
+        self._accepted_number, self._candidate_number = (one or number for one in kept)
         return number
 
     def _due(self) -> bool:
-        training = self.settings.training
-        if self.after - self.saved < training.generation_samples:
+        """Return whether a generation is to be written now: flash wears out, but samples wait until it is."""
+        learned, training, most = self.after - self.saved, self.settings.training, self.store.most_samples
+        if len(self.store) >= 0.9 * most and learned >= min(training.generation_samples, most / 20):
+            return True
+        if not self._changed or learned < training.generation_samples:
             return False
-        waited = time.monotonic() - self._saved_at >= training.generation_seconds
-        return waited or 2 * len(self.store) >= self.store.most_samples
+        return time.monotonic() - self._saved_at >= training.generation_seconds or 2 * len(self.store) >= most
 
     # -- learning ---------------------------------------------------------------------------------------------
 
@@ -174,53 +169,78 @@ class Adaptation:
         StoreError
             The file cannot be read or written.
         """
+        if self._accepting:  # the disk was full
+            self._accept()
         batch = self.learner.recipe.batch
         samples = self.store.ready(self.after, batch)
         if len(samples) < batch:
             return 0
-        if samples[0].number not in self._refusing:
-            try:
-                self._learn(samples)
-            except (DataError, NumericError) as error:
-                self._refuse(samples, error)
-                return batch
+        again = samples[0].number in self._refusing
+        if again:
+            self._count_refused(len(samples))
+        elif not self._learn(samples):
+            return batch
         self.after = samples[-1].number
         try:
             if self.guard.full:
                 self._end_window()
-            if self._due():
+            if again or self._due():
                 self.save()
         except CheckpointError as error:
             self.go_back(f"the model could not be kept: {error}")
         return batch
 
+    def _learn(self, samples: list[Sample]) -> bool:
+        """Learn a batch, or leave it out; return False if the position is that of the newest generation again."""
+        x = array("f", b"".join(sample.x for sample in samples))
+        y = array("i", b"".join(sample.y for sample in samples))
+        try:
+            if not self._blank:
+                self._watch(samples, x, y)
+        except (DataError, NumericError) as error:
+            self._refuse(samples, error)
+            return True
+        accepted = self._accepted_number != NONE or not self.settings.guard.on
+        if self.settings.training.after_drift and self._learning_left <= 0 and accepted:
+            return True
+        try:
+            self._train(x, y)
+        except (DataError, NumericError) as error:
+            self._refuse(samples, error)
+            if self.learner.whole and not self.learner.net.head.closed_form:
+                return True
+            refusing = {*self._refusing, samples[0].number}
+            self._history = []
+            self._load()
+            self._refusing = refusing
+            return False
+        self._changed, self._refused_in_a_row = True, 0
+        self._learning_left -= len(samples)
+        return True
+
+    def _train(self, x: array, y: array) -> None:
+        with self._turn:
+            if not self.learner.net.head.closed_form:
+                self.learner.learn_many(memoryview(x), y)
+                return
+            fading = self.settings.training.fading ** len(y)
+            if fading <= BELOW_ONE and self.learner.remembers:
+                self.learner.fade(max(fading, TINY))
+            self.learner.remember_many(memoryview(x), y)
+
     def _refuse(self, samples: list[Sample], error: Exception) -> None:
-        """Go back to the newest generation; what was learned since is learned again, all but these samples."""
-        refusing = {*self._refusing, samples[0].number}
         self._events.tell(
             "refused batch", logging.WARNING, first=samples[0].number, last=samples[-1].number,
             message=f"a batch was left out: {error}",
         )  # fmt: skip
-        self._history = []
-        self._load()
-        self._refusing = refusing
-        self.refused += len(refusing)
+        self._count_refused(len(samples))
 
-    def _learn(self, samples: list[Sample]) -> None:
-        x = array("f", b"".join(sample.x for sample in samples))
-        y = array("i", b"".join(sample.y for sample in samples))
-        if not self._blank:
-            self._watch(samples, x, y)
-        if self.settings.training.after_drift and self._learning_left <= 0 and not self._blank:
-            return
-        self._learning_left -= len(samples)
-        with self._turn:
-            if self.learner.net.head.closed_form:
-                if self.settings.training.fading < 1 and self.learner.remembers:
-                    self.learner.fade(self.settings.training.fading ** len(samples))
-                self.learner.remember_many(memoryview(x), y)
-            else:
-                self.learner.learn_many(memoryview(x), y)
+    def _count_refused(self, samples: int) -> None:
+        self.refused += 1
+        self._refused_in_a_row += samples
+        if self._refused_in_a_row >= self.settings.guard.window and self._accepted_number != NONE:
+            self._refused_in_a_row = 0
+            self.go_back("no batch could be learned any more")
 
     @property
     def _blank(self) -> bool:
@@ -229,12 +249,7 @@ class Adaptation:
 
     def _watch(self, samples: list[Sample], x: array, y: array) -> None:
         """Let guard and detector see what is answered before it is learned."""
-        with self._turn:
-            candidate = self.learner.predict_proba_many(memoryview(x))
-        accepted = candidate
-        if self._accepted is not None:
-            with self._turn, self._accepted.in_place():
-                accepted = self.learner.predict_proba_many(memoryview(x))
+        accepted, candidate = self._answers(x)
         classes, worse = len(candidate) // len(samples), False
         for place, (sample, label) in enumerate(zip(samples, y)):
             row = slice(classes * place, classes * (place + 1))
@@ -246,6 +261,27 @@ class Adaptation:
             if found:
                 self._tell_drift(what, samples[-1].number)
 
+    def _answers(self, x: array) -> tuple[array, array]:
+        """Return what the accepted model and the present one answer; go back if only the accepted one can."""
+        accepted = self._keeper.accepted if self._accepted_number != NONE else None
+        try:
+            candidate = self._predict(x)
+        except NumericError as error:
+            if accepted is None:
+                raise
+            with self._turn, accepted.in_place():
+                self.learner.predict_proba_many(memoryview(x))
+            self.go_back(f"it has no answers any more: {error}")
+            candidate = self._predict(x)
+        if accepted is None:
+            return candidate, candidate
+        with self._turn, accepted.in_place():
+            return self.learner.predict_proba_many(memoryview(x)), candidate
+
+    def _predict(self, x: array) -> array:
+        with self._turn:
+            return self.learner.predict_proba_many(memoryview(x))
+
     def _tell_drift(self, what: str, number: int) -> None:
         self.drifts += 1
         self._learning_left = self.settings.training.drift_samples
@@ -255,46 +291,56 @@ class Adaptation:
     # -- accepting and going back -----------------------------------------------------------------------------
 
     def _end_window(self) -> None:
-        window = self.guard.window
+        window, guarded = self.guard.window, self._keeper.accepted is not None
         if window.known:
             self._note(
                 "window", self.after, loss=window.loss / window.known, accuracy=window.right / window.known,
-                accepted_accuracy=window.usual / window.known if self._accepted is not None else None,
+                accepted_accuracy=window.usual / window.known if guarded else None,
             )  # fmt: skip
         decision = self.guard.decide()
-        if self._accepted is None or self._blank:
+        if not guarded:
             return
-        if decision is Decision.GO_BACK:
+        if self._accepted_number == NONE or decision is Decision.ACCEPT:
+            self._accepting = True
+            self._accept()
+        elif decision is Decision.GO_BACK:
             self.go_back(self.guard.reason)
-        elif decision is Decision.ACCEPT:
-            self._accepted_number, self._candidate_number = self._candidate_number, THIS
-            self._load_accepted(self.save())
+
+    def _accept(self) -> None:
+        """Let the candidate be the accepted model, and the present one the next candidate."""
+        first = self._accepted_number == NONE
+        number = self._save((THIS if first else self._candidate_number, THIS))
+        self._accepting = False
+        self._load_accepted(number)
 
     def go_back(self, reason: str) -> None:
         """Let the accepted model take the place of the present one; what was learned since is lost.
 
-        Without a guard, or where the accepted model cannot be read, that is the newest generation that can.
+        If it cannot be read, that is the candidate or the oldest generation that can; if there is none, all stays.
 
         Raises
         ------
         StoreError
-            The file cannot be read or written.
+            The file cannot be written.
         """
-        for number in (*[self._accepted_number] * (self._accepted is not None), *self.store.generations()):
+        if self._accepted_number == NONE:
+            self._tell_problem("there is no model to go back to yet: what was accepted has no answers")
+            return
+        kept = [self._accepted_number, self._candidate_number] if self.settings.guard.on else []
+        for number in dict.fromkeys([*kept, *reversed(self.store.generations())]):
             try:
-                self._restore(number)
+                self._keeper.restore(number)
                 break
-            except CheckpointError as error:
+            except (CheckpointError, StoreError) as error:
                 self._tell_problem(f"generation {number} cannot be gone back to: {error}")
+        else:
+            return
         self.rollbacks += 1
         self.guard.begin_window()
-        self._accepted_number = self._candidate_number = THIS
+        self._changed = True
         self._events.tell("rollback", logging.WARNING, sample=self.after, message=f"went back: {reason}")
         self._note("rollback", self.after, message=reason)
-        self.save()
-        if self._accepted is not None:
-            with self._turn:
-                self._accepted.accept()
+        self._save((THIS, THIS))
 
     # -- what there is to say ---------------------------------------------------------------------------------
 
@@ -307,11 +353,27 @@ class Adaptation:
         self._events.tell("damage", logging.ERROR, message=text)
 
 
-@contextmanager
-def _file_in_memory() -> Iterator[tuple[int, str]]:
-    """Give a descriptor and a path of a file that never touches the disk: flash wears out."""
-    fd = os.memfd_create("edgerev-generation")
-    try:
-        yield fd, f"/proc/self/fd/{fd}"
-    finally:
-        os.close(fd)
+def check_model(learner: Learner, settings: ServeSettings) -> None:
+    """Refuse settings that the model cannot be trained with.
+
+    Raises
+    ------
+    UsageError
+        The message names the setting.
+    """
+    head, batch = learner.net.head, learner.recipe.batch
+    if head.tasks > 1:
+        raise UsageError(f"the model has {head.tasks} tasks; expected one, for no sample tells its own; take another")
+    if settings.most_samples < 2 * batch:
+        raise UsageError(
+            f"serve.most_samples {settings.most_samples}: expected at least two batches, {2 * batch}; raise it"
+        )
+    if not head.closed_form or head.sums == "float64":
+        return
+    if settings.training.fading < 1:
+        raise UsageError(
+            f"serve.training.fading {settings.training.fading}: expected 1, for the model's sums of whole numbers "
+            "cannot fade; leave it out"
+        )
+    if not learner.calibrated:
+        raise UsageError("the model's whole features have no range yet; expected one; calibrate it, and save it again")

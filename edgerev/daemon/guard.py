@@ -3,9 +3,9 @@
 Every sample is answered by both before it is learned. At the end of a window of samples there are three ways:
 
 - The model is worse than the accepted one, by more than is allowed and than chance explains: it goes back.
-- Some windows have passed since a candidate was put by, and in none of them the model's accuracy fell below what it
-  usually is: the candidate is accepted, and the model as it is now becomes the next candidate. So what is accepted is
-  older than these windows, and labels that are wrong for a shorter time do not get into it.
+- In some windows in a row the model's accuracy did not fall below what it usually is: the candidate that was put by
+  before them is accepted, and the model as it is now becomes the next candidate. So what is accepted is older than
+  these windows, and labels that are wrong for a shorter time do not get into it.
 - Else all stays as it is.
 
 What it does badly: while labels are wrong in a consistent way (two classes swapped), a model that follows them looks
@@ -30,6 +30,7 @@ from edgerev.daemon.settings import GuardTable
 
 CHANCE = 3.0  # standard deviations; by chance alone in one window of 740
 _LEAST_PROBABILITY = 1e-30
+_LEAST_KNOWN = 8  # labels from outside that an accuracy is made of
 _RATE = 1 / 8  # of a window in the usual accuracy
 _RATE_BELOW = 1 / 32  # if it is below: slowly, a harder world is taken for the usual one
 
@@ -118,8 +119,7 @@ class WindowGuard:
         if self.reason:
             self.good_windows = 0
             return Decision.GO_BACK
-        if self._is_usual(window):
-            self.good_windows += 1
+        self.good_windows = self.good_windows + 1 if self._is_usual(window) else 0
         if self.good_windows < self.table.probation:
             return Decision.GO_ON
         self.good_windows = 0
@@ -127,21 +127,19 @@ class WindowGuard:
 
     def _harm(self, window: Window) -> str:
         """Return what speaks for going back."""
-        others = window.samples - window.known
-        if others > window.known:
-            sure = [total / others for total in window.sure]
-            classes = [_in_use(sums) for sums in window.sums]
-            return Guard().judge(sure, classes, window.changed / others).reason
         gap = window.lost - window.won
-        if gap <= self.table.accuracy_loss * window.known or gap <= CHANCE * sqrt(window.lost + window.won):
+        if gap > self.table.accuracy_loss * window.known and gap > CHANCE * sqrt(window.lost + window.won):
+            return f"of {window.known} samples it had {window.right} right, where the accepted model had {window.usual}"
+        others = window.samples - window.known
+        if others < window.samples / 2:
             return ""
-        return (
-            f"of {window.known} samples it had {window.right} right, where the accepted model had {window.usual}"
-        )
+        sure = [total / others for total in window.sure]
+        classes = [_in_use(sums) for sums in window.sums]
+        return Guard().judge(sure, classes, window.changed / others).reason
 
     def _is_usual(self, window: Window) -> bool:
         """Return whether the accuracy is what it usually is, and let this window count in that."""
-        if window.known < window.samples / 2:
+        if window.known < _LEAST_KNOWN:
             return True
         found = window.right / window.known
         if self.usual_accuracy is None:
@@ -165,7 +163,7 @@ class WindowGuard:
 
 
 def _likeliest(values: Sequence[float]) -> int:
-    return max(range(len(values)), key=values.__getitem__)
+    return values.index(max(values))
 
 
 def _in_use(sums: Sequence[float]) -> float:

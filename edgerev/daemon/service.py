@@ -5,18 +5,18 @@ from __future__ import annotations
 import logging
 import math
 import threading
-import time
 from array import array
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 from edgerev.daemon.adaptation import Adaptation
+from edgerev.daemon.database import written_bytes
 from edgerev.daemon.events import Events
 from edgerev.daemon.gate import Gate
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
-from edgerev.errors import DataError, EdgerevError, NumericError, UsageError
+from edgerev.errors import DataError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import FLOAT32_MAX
 
@@ -42,11 +42,25 @@ class Service:
         self.store = Store(settings.store, 4 * self.elements, 4, settings.most_samples)
         self.events, self.gate = Events(), Gate(settings)
         self.turn, self.problem = Turn(), ""
-        self.adaptation = Adaptation(learner, self.store, settings, self.turn, self.events)
+        self.adaptation = self._adaptation()
         self._classes = {name: number for number, name in enumerate(learner.classes)}
         self._wake, self._stopping = threading.Event(), threading.Event()
         self._working = threading.RLock()  # held by whoever changes the model or writes it
         self._thread = threading.Thread(target=self._train, name="training")
+
+    def _adaptation(self) -> Adaptation:
+        """Load the newest generation that is whole; if there is none, begin again from the model of the settings."""
+        given = self.learner, self.store, self.settings, self.turn, self.events
+        try:
+            made = Adaptation(*given)
+        except StoreError as error:
+            if not self.store.mend(str(error)):
+                raise
+            made = Adaptation(*given)
+        if self.store.salvaged is not None:
+            facts = self.store.salvaged._asdict()
+            self.events.tell("salvaged", logging.ERROR, message=str(self.store.salvaged), **facts)
+        return made
 
     def start(self) -> None:
         """Begin to train."""
@@ -59,31 +73,41 @@ class Service:
         if self._thread.is_alive():
             self._thread.join()
         if not self.problem:
-            self.save()
+            try:
+                self.save()
+            except StoreError as error:  # the samples are in the store still, and are learned again
+                self.events.tell("trouble", logging.ERROR, message=str(error))
         self.events.close()
         self.store.close()
 
     def _train(self) -> None:
+        told = ""
         while not self._stopping.is_set():
             self._wake.clear()  # before looking: what arrives from here on is seen in the next round
             try:
-                self._expire(int(time.time()) - self.settings.label_seconds)
+                self._expire(self.settings.label_seconds)
                 while not self._stopping.is_set() and not self.gate.reason() and self._step():
                     pass
                 self.problem = ""
-            except EdgerevError as error:  # such as a full disk; nothing is lost, so it is tried again
+            except Exception as error:  # such as a full disk; nothing is lost, so it is tried again
                 if str(error) != self.problem:
                     self.problem = str(error)
                     self.events.tell("trouble", logging.ERROR, message=self.problem)
+            if told != self.store.problem:
+                told = self.store.problem
+                level = logging.ERROR if told else logging.INFO
+                self.events.tell("store", level, message=told or f"{self.store.path} can be written again")
             self._wake.wait(LOOK_SECONDS)
 
-    def _expire(self, before: int) -> None:
+    def _expire(self, seconds: int) -> None:
         """Let samples go whose labels did not come in time; those that the model is sure of are learned, if wanted."""
         if self.settings.training.unlabelled == "pseudo":
-            while overdue := self.store.overdue(before, self.learner.recipe.batch):
+            while not self._stopping.is_set() and (
+                overdue := self.store.overdue(seconds, self.learner.recipe.batch)
+            ):
                 self.store.label(self._sure(overdue), known=False)
                 self.store.forget([number for number, _ in overdue])
-        self.store.expire(before)
+        self.store.expire(seconds)
 
     def _sure(self, samples: Sequence[tuple[int, bytes]]) -> list[tuple[int, bytes]]:
         """Return the ids of those samples whose answer is sure enough to be learned, with it as the target."""
@@ -202,13 +226,16 @@ class Service:
 
     def status(self) -> dict[str, Any]:
         """Return what the daemon is doing, in numbers."""
+        writes = self.store.writes
         return {
             "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
-            "trained": self.adaptation.after, "saved": self.adaptation.saved, "commits": self.store.commits,
+            "trained": self.adaptation.after, "saved": self.adaptation.saved,
+            "commits": writes.commits, "syncs": writes.syncs, "written_bytes": written_bytes(),
+            "store_problem": self.store.problem,
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
             "refused_batches": self.adaptation.refused, "usual_accuracy": self.adaptation.guard.usual_accuracy,
             "guard_bytes": self.learner.plan.guard_bytes, "arena_bytes": self.learner.plan.arena_bytes,
-            "problem": self.problem, "problems": self.adaptation.problems,
+            "problem": self.problem, "problems": list(self.adaptation.problems),
         }  # fmt: skip
 
     # -- values -----------------------------------------------------------------------------------------------

@@ -171,7 +171,7 @@ class GuardTable(Table):
     ----------
     on : whether there is a guard; it takes the bytes of the parameters
     window : samples between two decisions
-    probation : windows after which a model is accepted, if none of them spoke against it
+    probation : windows in a row, none of which speaks against it, after which a model is accepted and written
     accuracy_loss : most by which the model's accuracy may lie below the accepted one's in a window
     """
 
@@ -181,7 +181,7 @@ class GuardTable(Table):
     accuracy_loss: float = 0.02
 
     checks = {  # noqa: RUF012
-        "on": _switch, "window": _count(1), "probation": _count(1), "accuracy_loss": _number(0, 1),
+        "on": _switch, "window": _count(10), "probation": _count(1), "accuracy_loss": _number(0, 1),
     }  # fmt: skip
 
 
@@ -256,6 +256,13 @@ class ServeSettings(Table):
                 f"training.generation_samples {self.training.generation_samples}: expected at most half of "
                 f"most_samples, {self.most_samples}, for samples wait until the generation that learned them is "
                 "written; change one"
+            )
+        tried = self.guard.window * self.guard.probation
+        if self.guard.on and tried < self.training.generation_samples:
+            problems.append(
+                f"guard.window {self.guard.window} times guard.probation {self.guard.probation}: expected at least "
+                f"training.generation_samples, {self.training.generation_samples}, for each model that is accepted is "
+                "written; raise them"
             )
         place = self.listen.rpartition(":")[2] if self.host != "unix" else self.listen.removeprefix("unix:")
         fits = bool(place) if self.host == "unix" else place.isdigit() and int(place) < 65_536
