@@ -7,7 +7,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 SOURCES := pyproject.toml setup.py
 ORT_TRAINING := .venv-ort-training
 
-.PHONY: demo test test-long lint types ort-training clean
+.PHONY: demo test test-long lint types docs ort-training clean
 .NOTPARALLEL:
 
 demo: $(VENV)/.installed-demo
@@ -27,17 +27,23 @@ types: $(VENV)/.installed-test $(VENV)/.installed-lint
 	@rm -rf .types && mkdir -p .types/edgerev && ln -s $(CURDIR)/edgerev/* $(CURDIR)/kernels $(CURDIR)/deploy $(CURDIR)/tools .types/edgerev
 	cd .types && MYPYPATH=$(CURDIR)/.types ../$(BIN)/mypy --config-file ../pyproject.toml --cache-dir ../.mypy_cache -p edgerev
 
+# the site, from docs/*.md and the docstrings; warnings are errors
+docs: $(VENV)/.installed-docs
+	$(BIN)/sphinx-build -q -W --keep-going -E -a -b html -d .site/doctrees docs .site/html
+	@echo "open .site/html/index.html"
+
 # onnxruntime-training installs the same module as onnxruntime: tests run it in an environment of its own.
 ort-training: $(ORT_TRAINING)/.installed
 
 clean:
-	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .types .ruff_cache .hypothesis demo-output $(VENV)/.installed-* $(ORT_TRAINING)/.installed
-	find edgerev kernels deploy tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	rm -rf build dist *.egg-info .pytest_cache .mypy_cache .types .site .ruff_cache .hypothesis demo-output $(VENV)/.installed-* $(ORT_TRAINING)/.installed
+	find edgerev kernels deploy docs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of extras: installed again only when the project's requirements have changed.
 $(VENV)/.installed-demo: EXTRAS := demo,jit
 $(VENV)/.installed-test: EXTRAS := test,demo
 $(VENV)/.installed-lint: EXTRAS := lint
+$(VENV)/.installed-docs: EXTRAS := docs
 
 $(VENV)/.installed-%: $(SOURCES) | $(BIN)/python
 	$(INSTALL) -e '.[$(EXTRAS)]'

@@ -14,14 +14,16 @@ from setuptools.command.build_py import build_py
 
 ROOTS = {
     "edgerev.kernels": "kernels", "edgerev.deploy": "deploy", "edgerev.deploy.device": "deploy/device",
-    "edgerev.deploy.onnx": "deploy/onnx", "edgerev.tools": "tools",
+    "edgerev.deploy.onnx": "deploy/onnx", "edgerev.tools": "tools", "edgerev.tools.watch": "tools/watch",
 }  # fmt: skip
 
 
 def ask(built: str, expression: str) -> str:
     """Return what an expression over the freshly built deploy/wheel.py gives: packages here have other names there."""
     program = f"from pathlib import Path; from edgerev.deploy.wheel import *; print({expression})"
-    environment = {**os.environ, "PYTHONPATH": os.path.abspath(built)}
+    # pip puts into PYTHONPATH what it has installed for this build alone
+    found = [os.path.abspath(built), *filter(None, [os.environ.get("PYTHONPATH")])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(found)}
     return subprocess.run(
         [sys.executable, "-c", program], env=environment, cwd=built, check=True, stdout=subprocess.PIPE, text=True
     ).stdout.strip()

@@ -99,7 +99,7 @@ def _aligned(size: int) -> int:
 
 def _place_scope(program: Program, scope: Scope, sizes: list[int], offsets: array) -> int:
     """Place the scratch tensors of one scope; return the bytes that they span."""
-    lives = _lifetimes(program, scope)
+    lives = lifetimes(program, scope)
     placed: list[tuple[int, int, int, int]] = []  # first byte, last + 1, first row, last row
     extent = 0
     for number in sorted(lives, key=lambda number: (-sizes[number], lives[number], number)):
@@ -117,7 +117,7 @@ def _place_scope(program: Program, scope: Scope, sizes: list[int], offsets: arra
     return extent
 
 
-def _lifetimes(program: Program, scope: Scope) -> dict[int, tuple[int, int]]:
+def lifetimes(program: Program, scope: Scope) -> dict[int, tuple[int, int]]:
     """Return the first and the last row at which each of the scope's scratch tensors is used."""
     lives: dict[int, tuple[int, int]] = {}
     for index in range(scope.start, scope.stop):

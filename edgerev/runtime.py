@@ -13,7 +13,7 @@ from edgerev.errors import BudgetError, DataError, EdgerevError, NumericError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import DType, Status
 from edgerev.kernels.library import Kernels
-from edgerev.machine import read_memory, release_freed
+from edgerev.machine import mark_arena, read_memory, release_freed
 from edgerev.numbers import whole
 from edgerev.program import Program, Region
 
@@ -120,6 +120,7 @@ class Runtime:
         self._memory = _allocate(plan.arena_bytes)
         self.arena = memoryview(self._memory)
         self._base = ctypes.addressof(ctypes.c_char.from_buffer(self._memory))
+        mark_arena(self._memory, self._base)
         self._load_tables()
         self._populate()
         self.status = self.view("status")
@@ -220,6 +221,17 @@ class Runtime:
         if self._team is None:
             return self._call(first, last, n, 0)
         return self._team.run(first, last, n)
+
+    def run_share(self, first: int, last: int, n: int, thread: int) -> int:
+        """Run what one of the threads has to do of rows, as if the others were at every barrier. For measuring."""
+        barrier, line = self.view("barrier"), layout.BARRIER_LINE
+        for other in range(self.threads):
+            barrier[other * line] = 0 if other == thread else 1 << 30
+        try:
+            return self._call(first, last, n, thread)
+        finally:
+            for other in range(self.threads):
+                barrier[other * line] = 0
 
     def _failure(self) -> EdgerevError | None:
         """Return what went wrong first in the program's order, and clear the status."""

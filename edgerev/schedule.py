@@ -78,6 +78,23 @@ def choose(
     return Choice(schedule, program, plan(program, data_bytes, guard))
 
 
+def schedules(
+    net: Net, recipe: Recipe, *, data_bytes: int = 0, threads: int = 1, guard: bool = False, mixed: int = 3
+) -> Iterator[Schedule]:
+    """Yield the schedules that a budget chooses from, fast ones first.
+
+    Parameters
+    ----------
+    data_bytes, threads, guard : see `choose`
+    mixed : how many of those that store some functions
+    """
+    search = _Search(net, recipe, data_bytes, threads, guard)
+    usual = search.usual(recipe.batch)
+    for part in range(mixed + 1, 0, -1):
+        yield usual.replace(stored=net.depth * part // (mixed + 1))
+    yield from (sized.schedule for sized in search.smaller())
+
+
 class _Sized(NamedTuple):
     """A schedule with the bytes of its arena: all that is kept of an attempt, whose tables may be megabytes."""
 

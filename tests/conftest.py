@@ -10,7 +10,10 @@ from typing import NamedTuple
 import pytest
 
 ARM_SANDBOX = Path(__file__).parent / "arm" / "sandbox.sh"
-ARM_TOOLS = {"qemu-aarch64-static": "qemu-user-static", "proot": "proot", "apt-get": "apt", "dpkg-deb": "dpkg"}
+ARM_TOOLS = {
+    "qemu-aarch64-static": "qemu-user-static", "qemu-arm-static": "qemu-user-static", "proot": "proot",
+    "apt-get": "apt", "dpkg-deb": "dpkg",
+}  # fmt: skip
 
 
 @pytest.fixture(scope="session")
@@ -73,16 +76,27 @@ def training_python() -> str:
 
 @pytest.fixture(scope="session")
 def arm_root() -> Path:
-    """Give the root folder of an ARM device, made once and kept in the cache; qemu and proot run what is in it."""
+    """Give the root folder of an ARM device, which qemu and proot run."""
+    return make_arm_root("arm64")
+
+
+@pytest.fixture(scope="session")
+def arm32_root() -> Path:
+    """Give the root folder of a 32-bit ARM device, which qemu and proot run."""
+    return make_arm_root("armhf")
+
+
+def make_arm_root(architecture: str) -> Path:
+    """Return the root folder of a device, made once and kept in the cache."""
     from edgerev.machine import cache_folder
 
     missing = [package for tool, package in ARM_TOOLS.items() if shutil.which(tool) is None]
     if missing:
         pytest.skip(f"no ARM sandbox without {', '.join(missing)}; on Debian: apt install {' '.join(missing)}")
     digest = hashlib.sha256(ARM_SANDBOX.read_bytes()).hexdigest()[:16]
-    folder = Path(cache_folder()) / "arm-sandbox" / digest
+    folder = Path(cache_folder()) / "arm-sandbox" / f"{architecture}-{digest}"
     if not folder.is_dir():
-        subprocess.run(["sh", ARM_SANDBOX, folder], check=True)
+        subprocess.run(["sh", ARM_SANDBOX, folder, architecture], check=True)
     return folder
 
 

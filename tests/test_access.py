@@ -50,7 +50,7 @@ def test_token(tmp_path, cache):
         right = {"Authorization": f"Bearer {token}"}
         code, status = daemon.ask("GET", "/v1/status", Host="device.example", **right)
         assert code == 200
-        assert status["events"] == {"denied": 1}  # told once a minute, counted each time
+        assert status["events"] == {"serving": 1, "denied": 1}  # told once a minute, counted each time
         response, connection = daemon.open("GET", "/metrics", **right)
         assert 'edgerev_denied_requests_total{reason="token"} 7' in response.read().decode()
         connection.close()

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from edgerev import config as configuration
 from edgerev.config import Config, check_config, load_config
 from edgerev.errors import ConfigError, NetError
 from edgerev.layers import LAYERS, Conv2d, Dense, Dropout, ReLU
@@ -348,3 +349,77 @@ def test_adamw_is_documented_with_its_defaults():
     assert "`rate = 1e-3`" in word_section("adamw")
     assert AdamW().rate == 1e-3
     assert "kernel = 3" in word_section("depthwise")
+
+
+RANGES = {
+    key: words
+    for words, keys in re.findall(r"^\| ((?:whole, )?(?:from|above) [^|]+) \| (`[^|]+`) \|$", DOCS, flags=re.M)
+    for key in re.findall(r"`([\w.]+)`", keys)
+}  # fmt: skip
+
+
+def numbers_of(annotation):
+    """Return int and float, as far as a type has them."""
+    return {found for found in (int, float) if found is annotation} | {
+        found for part in typing.get_args(annotation) if typing.get_origin(annotation) is not list
+        for found in numbers_of(part)
+    }  # fmt: skip
+
+
+def test_the_range_of_every_number_is_documented():
+    named = {**configuration.TABLES, "backbone": configuration.PartTable}
+    wanted = {
+        f"{table}.{key}" for table, model in named.items() for key, field in model.model_fields.items()
+        if numbers_of(field.annotation)
+    }  # fmt: skip
+    for word, cls in {**configuration.CLASSES, **OPTIMIZERS, **LOSSES, **LAYERS}.items():
+        hints = typing.get_type_hints(cls)
+        wanted |= {f"{word}.{key}" for key in cls._fields if key != "weights" and numbers_of(hints[key])}
+    assert set(RANGES) == wanted
+
+
+def with_number(path, value):
+    """Return a configuration that has a number, as simple as can be."""
+    table, _, key = path.partition(".")
+    data = {"net": dict(NET["net"])}
+    if table == "clip":
+        return data | {"clip": {key: value}}
+    for name, classes in (("optimizer", OPTIMIZERS), ("loss", LOSSES)):
+        if table in classes:
+            return data | {name: {"kind": table, key: value}}
+    if table in LAYERS:
+        layer = {"layer": table, key: value}
+        if "channels" in LAYERS[table]._fields:
+            layer = {"channels": 2} | layer
+        return {"net": {"stem": {"layer": "dense", "channels": 2}, "backbone": [{"F": [layer]}]}}
+    if table == "backbone":
+        block = {"F": [{"layer": "relu"}], key: value}
+        return {"net": {"stem": {"layer": "dense", "channels": 2}, "backbone": [block]}}
+    if table == "net":
+        return {"net": NET["net"] | {"head": "ridge", key: value}}
+    if table == "continual":
+        data["net"]["head"] = "ridge"
+    return data | {table: {key: value}}
+
+
+@pytest.mark.parametrize("path", RANGES)
+def test_documented_ranges_are_the_ranges(path):
+    words = RANGES[path]
+    smallest, step = re.match(r"(?:whole, )?(?:from|above) ([\d.]+)", words)[1], 1 if "whole" in words else 1e-3
+    number = int if "whole" in words else float
+    good, bad = [number(smallest)], [number(smallest) - step]
+    if "above" in words:
+        good, bad = [1e-9], [0.0]
+    if "up to" in words:
+        good.append(number(words.split("up to ")[1]))
+        bad.append(good[-1] + step)
+    elif "below" in words:
+        good.append(0.999)
+        bad.append(1.0)
+    else:
+        good.append(number(2**31 - 1) if not path.endswith("kernel") else 3)
+    for value in good:
+        check_config(with_number(path, value))
+    for value in bad:
+        with pytest.raises(ConfigError, match=path.partition(".")[2]):
+            check_config(with_number(path, value))

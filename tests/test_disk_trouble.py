@@ -1,6 +1,7 @@
 """A disk that is full, failing, read-only or not ours any more: the daemon says so, and goes on when that is over."""
 
 import errno
+import json
 import shutil
 import signal
 import subprocess
@@ -24,10 +25,11 @@ class Telling(Daemon):
     def start(self):
         command = [sys.executable, "-m", "edgerev", "serve", "--config", str(self.folder / "edgerev.toml")]
         self.process, self.told = subprocess.Popen(command, stderr=subprocess.PIPE, text=True), []
-        while not self.told or "serving" not in self.told[-1]:
+        while not self.told or '"serving"' not in self.told[-1]:
             line = self.process.stderr.readline()
             assert line, self.told
             self.told.append(line)
+        self.where = json.loads(line)["listen"]
 
 
 @pytest.fixture

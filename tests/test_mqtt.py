@@ -289,7 +289,7 @@ def test_a_full_queue_pushes_back(serve, peer):
         peer.send("edgerev/samples", {"samples": samples(8, part)})
     peer.get("edgerev/events", lambda body: body["kind"] == "door_waits")
     status = daemon.ask("GET", "/v1/status")[1]
-    assert (status["waiting"], status["steps"]) == (64, 0)
+    assert (status["waiting"], status["steps"]) == (56, 0)  # a little is left for calls that come together
     peer.send("edgerev/command", "resume")  # is not held back behind the samples
     daemon.until(lambda status: status["trained"] == 800)
     peer.get("edgerev/events", lambda body: body["kind"] == "door_goes_on")
@@ -300,9 +300,9 @@ def test_a_full_queue_pushes_back(serve, peer):
     [
         ("samples", b"{", "not JSON"), ("samples", b"\xff\x00", "not JSON"), ("samples", b"", "not JSON"),
         ("samples", {"samples": 3}, "one list, samples"), ("samples", [], "expected an object"),
-        ("samples", {"x": [1]}, "has 1 values"), ("samples", {"x": [0] * 4, "key": "\ud800"}, "expected a text"),
+        ("samples", {"x": [1]}, "has 1 values"), ("samples", {"x": [0] * 4, "key": "\ud800"}, "is no text"),
         ("samples", {"samples": [{"x": [0] * 4}] * 6000}, "divide it"),
-        ("labels", {"id": 2**80, "y": 1}, "whole number"),
+        ("labels", {"id": 2**80, "y": 1}, "that of a sample"),
         ("labels", {"id": 1, "y": "up"}, "label 'up'"), ("predict", {"x": [1, 2]}, "has 2 values"),
         ("predict", b"[" * 100_000, "not JSON"), ("predict", {"y": 1}, "expected an object with x"),
         ("command", b"\xff", "expected one of"),

@@ -15,9 +15,10 @@ from edgerev.deploy.bundle import verify
 from edgerev.deploy.push import Host, push
 from edgerev.errors import BundleError
 
+# home is where it is on the host: faccessat2, which proot 5.1 does not translate, is then told the truth
 SHELL = """\
-exec {without_network} proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home}:/root -w /root \\
-    /usr/bin/env -i HOME=/root PATH=/usr/bin:/bin /bin/sh -c "$1"
+exec {without_network} proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home} -w {home} \\
+    /usr/bin/env -i HOME={home} PATH=/usr/bin:/bin /bin/sh -c "$1"
 """
 
 pytestmark = pytest.mark.long
@@ -60,7 +61,7 @@ def test_the_sandbox_is_another_machine(device, python):
         on(device, "python3", "-c", code)
     asked = Host(HOST, device.ssh).ask("~/edgerev", ["venv", "ensurepip", "numpy"])
     assert (asked.machine, asked.python, asked.missing) == ("aarch64", python, ["numpy"])
-    assert asked.root == "/root/edgerev"
+    assert asked.root == f"{device.home}/edgerev"
 
 
 def test_a_bundle_for_another_machine_is_refused(device, bundle, tmp_path):
@@ -81,7 +82,7 @@ def test_the_wheel_of_a_bundle_is_that_made_alone(bundle, tmp_path, capsys):
 def test_a_bundle_runs_on_arm_without_network(device, bundle, capsys):
     assert main(["push", str(bundle), HOST, "--ssh", device.ssh]) == 0
     assert capsys.readouterr().out == f"{HOST}: bundle {verify(bundle).name} is current\n"
-    current = "/root/.local/share/edgerev/current"
+    current = f"{device.home}/.local/share/edgerev/current"
     (shown,) = on(device, "readlink", current)
     assert shown == f"bundles/{verify(bundle).name}"
     shown = on(device, f"{current}/venv/bin/edgerev", "inspect", f"{current}/model/model.edgerev")

@@ -64,7 +64,7 @@ def test_labels_predictions_and_errors_in_order(folder):
     assert "has 1 values" in answers[2]["error"]
     assert "NaN is no number" in answers[4]["error"]
     assert "no sample waits under id 1" in answers[6]["error"]
-    assert "id, a whole number, and y" in answers[7]["error"]
+    assert "id, that of a sample, and y" in answers[7]["error"]
     assert "with x, id or predict" in answers[8]["error"]
     assert answers[9]["answer"] in ("left", "right", "rest")
     assert "has 1 values" in answers[10]["error"]
@@ -117,7 +117,7 @@ def test_it_may_stay_after_the_end_of_its_input(folder):
     process.stdin.close()
     assert len(process.stdout.readlines(1)) == 1
     daemon = Daemon.__new__(Daemon)  # asks only
-    daemon.socket = str(folder / "edgerev.sock")
+    daemon.where = f"unix:{folder / 'edgerev.sock'}"
     daemon.until(lambda status: status["steps"] == 1)
     process.send_signal(signal.SIGTERM)
     process.wait(60)
@@ -149,7 +149,7 @@ def door(folder):
 
     def ask(pieces):
         (source, write), (read, target) = os.pipe(), os.pipe()
-        made = StandardInput(service, True, source, target)
+        made = StandardInput(service, None, source, target)
         made.start()
         writer = threading.Thread(target=_write_all, args=(write, pieces))
         writer.start()

@@ -3,7 +3,6 @@
 import platform
 import shutil
 import subprocess
-import sys
 import venv
 import zipfile
 from pathlib import Path
@@ -77,12 +76,14 @@ def test_each_architecture_has_libraries_for_all_its_machines():
 
 
 def build_host_wheel(folder):
-    """Let setup.py build the wheel, from a copy of the sources, since it leaves files beside them."""
+    """Let pip build the wheel where nothing is installed, from a copy of the sources: it leaves files beside them."""
     (folder / "sources").mkdir()
     for name in SOURCES:
         copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
         copy(ROOT / name, folder / "sources" / name)
-    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "./sources"]
+    venv.create(folder / "builder", with_pip=True)
+    python = str(folder / "builder" / "bin" / "python")
+    command = [python, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", "dist", "./sources"]
     subprocess.run(command, cwd=folder, check=True, timeout=900)
     (wheel,) = (folder / "dist").iterdir()
     return wheel

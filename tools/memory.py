@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgerev.tools.process_tree import read_status
+from edgerev.tools.watch.procfs import read_status
 
 
 def peak_rss_bytes() -> int:

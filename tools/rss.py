@@ -1,27 +1,28 @@
-"""Peak memory of a command and its children, never inherited from whoever asks.
+"""Peak memory of a command or a running process with its children, never inherited from whoever asks.
 
-The work is done by `edgerev.tools.process_tree`, in a fresh interpreter: see there how, and what it does badly.
+The work is done by `edgerev.tools.watch`, in a fresh interpreter: see there (`main`) how, and what it does badly.
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shlex
 import signal
 import subprocess
 import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from edgerev.errors import EdgerevError, UsageError
-from edgerev.units import format_bytes
+from edgerev.tools.cgroup import CgroupPeak
+from edgerev.tools.rss_result import RssResult
 
 LIMIT_EXIT_CODE = 3
+INTERVAL_SECONDS = 0.02
+START = "import sys; sys.path.append(sys.argv[1]); from tools.watch.main import main; main(sys.argv[2:])"
 
 
 class CommandError(UsageError):
@@ -32,81 +33,11 @@ class CommandError(UsageError):
         self.exit_code = exit_code
 
 
-@dataclass(frozen=True)
-class RssResult:
-    """What a command and its children used.
-
-    Attributes
-    ----------
-    command : list of str
-        The command as given.
-    exit_code : int
-        Its own exit code, or 128 plus the number of the signal that ended it.
-    signal : str or None
-        Name of that signal.
-    seconds : float
-        Wall time from exec to exit.
-    peak_rss_bytes : int
-        Largest resident size of any single process.
-    peak_tree_rss_bytes : int
-        Largest sum over processes alive at the same time, as sampled; pages shared by several count several times.
-    peak_tree_pss_bytes : int or None
-        The same with shared pages counted once, sampled at maxima only; None where the kernel hides it.
-    processes : int
-        How many processes were seen.
-    left_running : int
-        How many were still running when the command ended; counted up to then.
-    method : str
-        "trace" if every process was stopped and read as it exited; "sample" if short peaks may be missed.
-    limit_bytes : int or None
-        Most bytes that `peak_tree_rss_bytes` should reach.
-    """
-
-    command: list[str]
-    exit_code: int
-    signal: str | None
-    seconds: float
-    peak_rss_bytes: int
-    peak_tree_rss_bytes: int
-    peak_tree_pss_bytes: int | None
-    processes: int
-    left_running: int
-    method: str
-    limit_bytes: int | None = None
-
-    @property
-    def within_limit(self) -> bool:
-        """Whether the whole tree stayed within the limit, if there is one."""
-        return self.limit_bytes is None or self.peak_tree_rss_bytes <= self.limit_bytes
-
-    def to_json(self) -> str:
-        """Render as one JSON object."""
-        return json.dumps(asdict(self) | {"within_limit": self.within_limit}, indent=2)
-
-    def to_text(self) -> str:
-        """Render for a terminal."""
-        ended = f"killed by {self.signal}" if self.signal else f"exit code {self.exit_code}"
-        rows = [("peak RSS, largest process", format_bytes(self.peak_rss_bytes))]
-        rows.append(("peak RSS, all processes", format_bytes(self.peak_tree_rss_bytes)))
-        if self.peak_tree_pss_bytes is not None:
-            rows.append(("peak PSS, all processes", format_bytes(self.peak_tree_pss_bytes)))
-        running = f" ({self.left_running} left running)" if self.left_running else ""
-        rows.append(("processes", f"{self.processes}{running}"))
-        rows.append(("time", f"{self.seconds:.3f} s"))
-        rows.append(("command", f"{shlex.join(self.command)}: {ended}"))
-        if self.limit_bytes is not None:
-            verdict = "kept" if self.within_limit else "PASSED"
-            rows.append(("limit", f"{format_bytes(self.limit_bytes)}: {verdict}"))
-        if self.method == "sample":
-            rows.append(("note", "processes were not traced: figures are sampled, short peaks may be missing"))
-        return "\n".join(f"{name:<26} {value}" for name, value in rows)
-
-
 def measure(
     command: Sequence[str],
     *,
     limit_bytes: int | None = None,
-    interval_seconds: float = 0.02,
+    interval_seconds: float = INTERVAL_SECONDS,
     trace: bool = True,
     stdout: int | IO[bytes] | None = None,
     stderr: int | IO[bytes] | None = None,
@@ -114,7 +45,7 @@ def measure(
     env: dict[str, str] | None = None,
     forward_signals: bool = False,
 ) -> RssResult:
-    """Run a command to its end and return the peak memory of its process tree.
+    """Run a command to its end and return the memory of its process tree.
 
     Parameters
     ----------
@@ -123,7 +54,8 @@ def measure(
     limit_bytes : int, optional
         Limit to compare with; the command is not stopped when it passes it.
     interval_seconds : float
-        Time between samples of the whole tree. Peaks of single processes do not depend on it when tracing works.
+        Least time between samples of the whole tree; where a sample takes long, they are fewer. Peaks of single
+        processes do not depend on it when tracing works.
     trace : bool
         False to sample only, as for commands that are debuggers themselves.
     stdout, stderr : int or file, optional
@@ -143,57 +75,124 @@ def measure(
     """
     if not command:
         raise UsageError("no command to measure: give one, as in `edgerev rss -- python train.py`")
-    receiver, sender = os.pipe()
-    helper = Path(__file__).with_name("process_tree.py")
-    arguments = [str(sender), repr(interval_seconds), str(int(trace)), *command]
+    words = ["command", "trace" if trace else "sample", *command]
+    handlers: dict[int, int | None] = {}
+    if forward_signals:
+        handlers = {signal.SIGTERM: signal.SIGTERM, signal.SIGHUP: signal.SIGHUP, signal.SIGINT: None}
+    with CgroupPeak() as group:
+        figures = _watch(words, interval_seconds, handlers, stdout=stdout, stderr=stderr, cwd=cwd, env=env)
+    if figures is None:
+        raise EdgerevError(
+            f"the measurement of {command[0]!r} ended early; run it again, or with --no-trace if {command[0]!r} traces "
+            "or kills other processes"
+        )
+    if "errno" in figures:
+        reason, missing = os.strerror(figures["errno"]), figures["errno"] == 2
+        hint = "check its spelling and PATH" if missing else "check that it is a program and may be executed"
+        raise CommandError(f"cannot run {command[0]!r}: {reason}; {hint}", 127 if missing else 126)
+    code = os.waitstatus_to_exitcode(figures.pop("status"))
+    return RssResult(
+        command=list(command),
+        exit_code=128 - code if code < 0 else code,
+        signal=signal.Signals(-code).name if code < 0 else None,
+        attached_pid=None,
+        peak_cgroup_bytes=group.bytes,
+        limit_bytes=limit_bytes,
+        **figures,
+    )
+
+
+def attach(
+    pid: int,
+    *,
+    seconds: float | None = None,
+    limit_bytes: int | None = None,
+    interval_seconds: float = INTERVAL_SECONDS,
+    forward_signals: bool = False,
+) -> RssResult:
+    """Follow a running process and those below it until it ends, and return their memory.
+
+    It is only sampled, so it is neither stopped nor slowed; `peak_rss_bytes` counts from its own beginning.
+
+    Parameters
+    ----------
+    pid : int
+        Number of the process.
+    seconds : float, optional
+        When to stop following, if it has not ended by then.
+    limit_bytes, interval_seconds : see `measure`
+    forward_signals : bool
+        Stop following at SIGINT, SIGTERM and SIGHUP, and return what was measured up to then.
+
+    Raises
+    ------
+    UsageError
+        There is no such process, or it has no memory of its own.
+    """
+    command = _command_of(pid)
+    numbers = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT) if forward_signals else ()
+    words = ["process", str(pid), "-" if seconds is None else repr(seconds)]
+    figures = _watch(words, interval_seconds, dict.fromkeys(numbers, signal.SIGTERM))
+    if figures is None:
+        raise EdgerevError(f"following process {pid} ended early; run it again")
+    if "missing" in figures:
+        raise UsageError(f"there is no process {pid} with memory of its own; `ps -e` lists those that run")
+    return RssResult(
+        command=command, exit_code=None, signal=None, attached_pid=pid, cpu_seconds=None, peak_cgroup_bytes=None,
+        limit_bytes=limit_bytes, **figures,
+    )  # fmt: skip
+
+
+def _command_of(pid: int) -> list[str]:
     try:
-        process = subprocess.Popen(
-            [sys.executable, "-I", "-S", str(helper), *arguments],
-            pass_fds=[sender], stdout=stdout, stderr=stderr, cwd=cwd, env=env,
-        )  # fmt: skip
+        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).rstrip("\0").split("\0")
+    except OSError:
+        return []
+
+
+def _watch(
+    words: list[str], interval_seconds: float, handlers: dict[int, int | None], **options: Any
+) -> dict[str, Any] | None:
+    """Start the watcher and return what it writes, or None if it ends without a word.
+
+    Parameters
+    ----------
+    words : its arguments
+    handlers : signals that the watcher is to get when they come here, by what it gets; None for nothing
+    options : of `subprocess.Popen`
+    """
+    receiver, sender = os.pipe()
+    command = [sys.executable, "-I", "-S", "-c", START, str(Path(__file__).parents[1])]
+    try:
+        command += [str(sender), repr(interval_seconds), *words]
+        process = subprocess.Popen(command, pass_fds=[sender], **options)
     except BaseException:
         os.close(receiver)
         raise
     finally:
         os.close(sender)
-    with open(receiver, "rb") as pipe, _watched(process, forward_signals):
+    with open(receiver, "rb") as pipe, _watched(process, handlers):
         answer = pipe.read()
         process.wait()
-    if not answer:
-        raise EdgerevError(
-            f"the measurement of {command[0]!r} ended early (exit code {process.returncode}); run it again, or with "
-            f"--no-trace if {command[0]!r} traces or kills other processes"
-        )
-    return _result(list(command), json.loads(answer), limit_bytes)
-
-
-def _result(command: list[str], figures: dict, limit_bytes: int | None) -> RssResult:
-    if "errno" in figures:
-        reason = os.strerror(figures["errno"])
-        missing = figures["errno"] == 2
-        hint = "check its spelling and PATH" if missing else "check that it is a program and may be executed"
-        raise CommandError(f"cannot run {command[0]!r}: {reason}; {hint}", 127 if missing else 126)
-    code = os.waitstatus_to_exitcode(figures.pop("status"))
-    name = signal.Signals(-code).name if code < 0 else None
-    return RssResult(
-        command=command, exit_code=128 - code if code < 0 else code, signal=name, limit_bytes=limit_bytes, **figures
-    )
+    return json.loads(answer) if answer else None
 
 
 @contextmanager
-def _watched(process: subprocess.Popen, forward: bool) -> Iterator[None]:
-    """Hand signals on to the helper, and leave no command behind when the caller is interrupted."""
-    forward = forward and threading.current_thread() is threading.main_thread()
-    handlers = {}
+def _watched(process: subprocess.Popen, handlers: dict[int, int | None]) -> Iterator[None]:
+    """Hand signals on to the watcher, and leave no command behind when the caller is interrupted."""
+    before = {}
     try:
-        if forward:
-            for number in (signal.SIGTERM, signal.SIGHUP):
-                handlers[number] = signal.signal(number, lambda number, _: process.send_signal(number))
-            handlers[signal.SIGINT] = signal.signal(signal.SIGINT, lambda *_: None)
+        if threading.current_thread() is threading.main_thread():
+            for number, handed_on in handlers.items():
+                before[number] = signal.signal(number, _hand_on(process, handed_on))
         yield
     finally:
         if process.poll() is None:
             process.terminate()
             process.wait()
-        for number, handler in handlers.items():
+        for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _hand_on(process: subprocess.Popen, number: int | None) -> Any:
+    return lambda *_: None if number is None else process.send_signal(number)

@@ -22,7 +22,7 @@ VERBS = {
     "eval": "measure a checkpoint on labelled data",
     "predict": "predict the labels of samples with a checkpoint",
     "data": "fetch a known data set, and verify it",
-    "plan": "show the memory that a net needs, before anything runs",
+    "plan": "show the memory and time that a net needs, before anything runs",
     "inspect": "show what is in a checkpoint",
     "doctor": "check whether this machine is fit for training",
     "rss": "measure the peak memory of a command and its children",
@@ -99,12 +99,24 @@ def _dispatch(arguments: list[str]) -> int:
     options = _main_parser().parse_args(arguments[:1])
     if options.verb is None:
         raise UsageError("no verb given; `edgerev --help` lists them")
-    module = _load(options.verb)
+    parser = verb_parser(options.verb)
+    return _load(options.verb).run(parser.parse_args(arguments[1:]))
+
+
+def verb_parser(verb: str) -> argparse.ArgumentParser:
+    """Return the parser of a verb, which `edgerev VERB --help` shows and the reference is made of.
+
+    Raises
+    ------
+    UsageError
+        There is no such verb.
+    """
+    module = _load(verb)
     parser = argparse.ArgumentParser(
-        prog=f"edgerev {options.verb}", description=module.HELP, allow_abbrev=False, formatter_class=_Help
+        prog=f"edgerev {verb}", description=module.HELP, allow_abbrev=False, formatter_class=_Help
     )
     module.prepare_parser(parser)
-    return module.run(parser.parse_args(arguments[1:]))
+    return parser
 
 
 def _main_parser() -> argparse.ArgumentParser:

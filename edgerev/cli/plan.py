@@ -1,12 +1,19 @@
-"""`edgerev plan`: show the memory that a net needs, before anything runs."""
+"""`edgerev plan`: show the memory that a net needs, and estimate its time, before anything runs."""
 
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING, Any
 
 from edgerev.errors import UsageError
 
-HELP = "show the memory that a net needs, before anything runs"
+if TYPE_CHECKING:
+    from edgerev.net import Net
+    from edgerev.recipe import Recipe
+    from edgerev.schedule import Choice
+    from edgerev.tools.time_model import Machine
+
+HELP = "show the memory and time that a net needs, before anything runs"
 
 
 def prepare_parser(parser: argparse.ArgumentParser) -> None:
@@ -21,24 +28,119 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--schedule", choices=("reversible", "stored"), help="without a budget (reversible)")
     parser.add_argument("--state", choices=("int32", "int16", "float32"), help="type of the state (int32)")
     parser.add_argument("--guard", action="store_true", help="with the bytes of the last accepted model, as for serve")
+    parser.add_argument("--threads", type=int, help="threads of a step (1)")
     parser.add_argument("--listing", action="store_true", help="print the program, an instruction a line")
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--estimate", action="store_true", help="also a step's time and the process's memory, here")
+    where.add_argument("--target", metavar="NAME", help="the same on a board, from data sheets, such as rpi4")
+    where.add_argument("--machine", metavar="FILE", help="the same on the machine that --calibrate measured")
+    parser.add_argument("--pareto", action="store_true", help="memory and time of all schedules")
+    parser.add_argument("--measure", action="store_true", help="with --pareto: also train under each of them, here")
+    parser.add_argument("--plot", metavar="FILE", help="draw the arena, or with --pareto the curve, as an SVG file")
+    parser.add_argument("--calibrate", action="store_true", help="measure this machine anew, in two seconds")
+    parser.add_argument("-o", "--output", metavar="FILE", help="with --calibrate: keep it in a file for other machines")
+    parser.add_argument("--force", action="store_true", help="replace FILE")
 
 
 def run(args: argparse.Namespace) -> int:
     """Plan, and report."""
-    from edgerev.cli.show import print_json, regions_table
     from edgerev.schedule import choose
     from edgerev.units import parse_bytes
 
+    _check(args)
+    if args.calibrate:
+        return _calibrate(args)
     net, recipe, options = _describe(args)
     if args.budget or args.schedule:  # instead of what the configuration says
         options |= {"budget": parse_bytes(args.budget) if args.budget else None, "schedule": args.schedule}
+    if args.threads is not None:
+        options["threads"] = args.threads
+    if args.pareto:
+        return _pareto(args, net, recipe, options)
     choice = choose(net, recipe, guard=args.guard, **options)
     if args.listing:
         for line in choice.program.listing():
             print(line)
         return 0
+    if args.plot:
+        from edgerev.tools.arena_picture import plot_arena
+
+        kind = choice.schedule.name(net.depth)
+        plot_arena(choice, f"{args.preset or args.config}, batch {recipe.batch}, {kind}", args.plot)
+    estimated = None
+    if args.estimate or args.target or args.machine:
+        from edgerev.tools.estimate import estimate_figures
+
+        threads = options.get("threads", 1)
+        estimated = estimate_figures(_machine(args, threads), choice, recipe.batch, threads)
+    _show(args, choice, recipe, estimated)
+    return 0
+
+
+def _check(args: argparse.Namespace) -> None:
+    """Refuse options that do not go together, and a file that cannot be written, before the work."""
+    from edgerev.cli.output import check_output
+
+    for option, needed, there in (
+        ("--measure", "--pareto", not args.measure or args.pareto),
+        ("--output", "--calibrate", not args.output or args.calibrate),
+    ):
+        if not there:
+            raise UsageError(f"{option}: expected {needed} with it; add that, or leave it out")
+    if args.pareto and args.schedule:
+        raise UsageError("--schedule: expected none with --pareto, which compares them all; leave one out")
+    if args.measure and (args.target or args.machine):
+        raise UsageError("--measure: expected this machine, for only here can a step be measured; leave out the other")
+    for path in filter(None, (args.plot, args.output)):
+        check_output(path, replace=args.force, advice="add --force to replace it")
+    if args.plot:
+        from edgerev.tools.plotting import plotter
+
+        plotter()
+
+
+def _machine(args: argparse.Namespace, threads: int) -> Machine:
+    """Return the machine to estimate for: a board, one in a file, or this one."""
+    if args.target:
+        from edgerev.tools.boards import board_machine, known_board
+
+        return board_machine(known_board(args.target))
+    from edgerev.tools.calibrate import known_machine, read_machine
+
+    return read_machine(args.machine) if args.machine else known_machine(threads)
+
+
+def _calibrate(args: argparse.Namespace) -> int:
+    from edgerev.tools.calibrate import known_machine, write_machine
+
+    machine = known_machine(args.threads or 1, anew=True)
+    if args.output:
+        write_machine(machine, args.output)
+    print(f"calibrated {machine.name}: {len(machine.prices)} kinds of row, threads {', '.join(machine.prices)}")
+    return 0
+
+
+def _pareto(args: argparse.Namespace, net: Net, recipe: Recipe, options: dict[str, Any]) -> int:
+    from edgerev.cli.show import print_json
+    from edgerev.cli.tables import show_pareto
+    from edgerev.tools.pareto import pareto_figures, plot_pareto
+
+    options.pop("schedule", None)
+    machine = _machine(args, options.get("threads", 1))
+    figures = pareto_figures(net, recipe, machine, guard=args.guard, measure=args.measure, **options)
+    if args.plot:
+        plot_pareto(figures, f"{args.preset or args.config}, batch {recipe.batch}", args.plot)
+    if args.json:
+        print_json(figures)
+    else:
+        show_pareto(figures)
+    return 0
+
+
+def _show(args: argparse.Namespace, choice: Choice, recipe: Recipe, estimated: dict[str, Any] | None) -> None:
+    from edgerev.cli.show import print_json, regions_table
+
     plan = choice.plan
     regions = {region.value: size for region, (_, size) in plan.regions.items()}
     if args.json:
@@ -46,18 +148,21 @@ def run(args: argparse.Namespace) -> int:
             "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes,
             "guard_bytes": plan.guard_bytes, "regions": regions,
             "parameters": choice.program.trainable, "instructions": len(choice.program),
-            "schedule": choice.schedule.to_dict(),
+            "schedule": choice.schedule.to_dict(), **({"estimate": estimated} if estimated else {}),
         })  # fmt: skip
-        return 0
+        return
     print(f"arena       {plan.arena_bytes:>12,d} B for {choice.program.trainable:,d} parameters, batch {recipe.batch}")
     print(f"activations {plan.activation_bytes:>12,d} B, whatever the depth" if not choice.schedule.stored else
           f"activations {plan.activation_bytes:>12,d} B, {choice.schedule.stored} functions stored")  # fmt: skip
     print(f"schedule    {choice.schedule}")
     print("\n".join(regions_table(regions)))
-    return 0
+    if estimated:
+        from edgerev.cli.tables import show_estimate
+
+        show_estimate(estimated)
 
 
-def _describe(args: argparse.Namespace):
+def _describe(args: argparse.Namespace) -> tuple[Net, Recipe, dict[str, Any]]:
     """Return net, recipe and what `choose` needs besides, from the options."""
     from edgerev.presets import preset
     from edgerev.recipe import Recipe

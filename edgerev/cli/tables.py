@@ -193,3 +193,35 @@ def show_targets(figures: dict[str, Any]) -> None:
         ("Python of its system", lambda row: ", ".join(row["pythons"])),
     ]  # fmt: skip
     print("\n".join(table(columns, figures["targets"])))
+
+
+def show_estimate(figures: dict[str, Any]) -> None:
+    """Print what a step is estimated to take, and how far that can be trusted."""
+    threads = f"{figures['threads']} thread" + "s" * (figures["threads"] > 1)
+    print(f"step        {figures['step_ms']:>12.3f} ms on {figures['machine']}, {threads}")
+    if figures["peak_rss_bytes"]:
+        print(f"process     {figures['peak_rss_bytes']:>12,d} B at its peak, with Python, trained from plain buffers")
+    if figures["measured"]:
+        print("            predicted; the machine was calibrated")
+        return
+    print(f"            an estimate from data sheets, not measured on a board: {figures['least_ms']:.3g} to "
+          f"{figures['most_ms']:.3g} ms")  # fmt: skip
+    print(f"            {figures['source']}")
+
+
+def show_pareto(figures: dict[str, Any]) -> None:
+    """Print a line for each schedule; those that another betters in both memory and time are marked."""
+    columns: list[Column] = [
+        ("schedule", text("schedule")), ("stored", number("stored", "d")), ("micro-batch", number("micro_batch", "d")),
+        ("chunk", number("chunk", "d")), ("arena B", number("arena_bytes", ",d")),
+        ("process B", number("predicted_rss_bytes", ",d")), ("ms", number("predicted_ms", ".3f")),
+    ]  # fmt: skip
+    if "measured_ms" in figures["rows"][0]:
+        columns += [
+            ("measured arena B", number("measured_arena_bytes", ",d")),
+            ("process B", number("measured_rss_bytes", ",d")), ("ms", number("measured_ms", ".3f")),
+        ]  # fmt: skip
+    columns.append(("", lambda row: "chosen" if row["chosen"] else "dominated" if row["dominated"] else ""))
+    print("\n".join(table(columns, figures["rows"])))
+    print(f"predicted for {figures['machine']}" + ("" if figures["measured"] else ", from data sheets alone")
+          + f", batch {figures['batch']}, threads {figures['threads']}")  # fmt: skip

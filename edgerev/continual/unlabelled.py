@@ -1,7 +1,7 @@
 """Learning where labels are rare: confident answers as labels, asking for the rest, inputs that are followed.
 
 All of it works on probabilities, as `Learner.predict_proba_many` returns them, or on inputs, and leaves the learning to
-the caller, with a guard (`edgerev.continual.guard`) on what comes of it:
+the caller, with a guard (`edgerev.continual.guard`) on what comes of it::
 
     found = pseudo_labels(learner.predict_proba_many(x), 0.9, recordings)
     before = learner.predict_proba_many(recent)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
 from edgerev.errors import UsageError
@@ -21,11 +22,14 @@ class Door(Protocol):
         """Take nothing in any more; what was acknowledged is in the store."""
 
 
-def make_doors(settings: ServeSettings, service: Service, *, stdin: bool = False, stay: bool = False) -> list[Door]:
+def make_doors(
+    settings: ServeSettings, service: Service, end: Callable[[], None], *, stdin: bool = False, stay: bool = False
+) -> list[Door]:
     """Return the doors of a configuration.
 
     Parameters
     ----------
+    end : ends the daemon
     stdin : whether standard input is one
     stay : whether the daemon goes on after the end of that
 
@@ -48,5 +52,5 @@ def make_doors(settings: ServeSettings, service: Service, *, stdin: bool = False
     if stdin:
         from edgerev.daemon.stdin import StandardInput
 
-        doors.append(StandardInput(service, stay))
+        doors.append(StandardInput(service, None if stay else end))
     return doors

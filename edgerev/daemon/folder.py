@@ -45,7 +45,8 @@ class Folder:
         if not os.path.isdir(table.path):
             raise UsageError(f"serve.folder.path {table.path!r}: expected a folder; make it, or name another")
         self._service, self._table = service, table
-        self._rows_at_once = max(1, min(MOST_ROWS, MOST_VALUES // service.values.elements, service.store.most_samples // 2))
+        fitting = min(MOST_ROWS, MOST_VALUES // service.values.elements, service.store.most_samples // 2)
+        self._rows_at_once = max(1, fitting)
         self._stopping = threading.Event()
         self._intake = Intake(service, "folder", self._stopping)
         self._seen: dict[str, Face] = {}

@@ -97,6 +97,11 @@ class Heart:
             tell("reloaded", message=f"{self._config} was read again{after}", left=left)
         notify("READY=1")
 
+    def end(self) -> None:
+        """End the daemon as a signal does, from any thread; if it ends already, it goes on doing so."""
+        with contextlib.suppress(OSError):
+            self._mouth.send(bytes([signal.SIGTERM]))
+
     def writable(self) -> bool:
         """Have nothing to write."""
         return False
@@ -138,8 +143,8 @@ def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bo
     check_memory(settings)
     service = Service(settings)
     try:
-        doors = make_doors(settings, service, stdin=stdin, stay=stay)
         heart = Heart(service, config)
+        doors = make_doors(settings, service, heart.end, stdin=stdin, stay=stay)
         server = Server(service, settings)
         heart.join(server.loop, server.waiting)
         service.start()

@@ -201,11 +201,13 @@ class Service:
     def pause(self) -> None:
         """Let training wait until `resume`."""
         self.gate.paused = True
+        self.gate.reason()  # so that the status says so at once
         self.events.tell("paused")
 
     def resume(self) -> None:
         """Let training go on."""
         self.gate.paused = False
+        self.gate.reason()
         self.events.tell("resumed")
         self._wake.set()
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import select
-import signal
 import threading
 from collections.abc import Callable, Iterator
 from itertools import groupby
@@ -27,8 +26,10 @@ class StandardInput:
     source, target : descriptors
     """
 
-    def __init__(self, service: Service, stay: bool, source: int = 0, target: int = 1) -> None:
-        self._service, self._stay = service, stay
+    def __init__(
+        self, service: Service, end: Callable[[], None] | None, source: int = 0, target: int = 1
+    ) -> None:
+        self._service, self._end = service, end
         self._source, self._target = source, target
         self._stopping, self._bell = threading.Event(), os.pipe()
         self._intake = Intake(service, "stdin", self._stopping)
@@ -58,9 +59,9 @@ class StandardInput:
         if self._stopping.is_set():
             return
         self._service.events.tell("input_ended", door="stdin")
-        if not self._stay:
+        if self._end is not None:
             self._service.settle()
-            os.kill(os.getpid(), signal.SIGTERM)  # ends the daemon as anybody else would
+            self._end()
 
     # -- lines ------------------------------------------------------------------------------------------------
 

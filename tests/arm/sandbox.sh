@@ -1,9 +1,10 @@
 #!/bin/sh
-# Make an ARM "device" for tests: Debian's arm64 packages unpacked into a folder, to be run by qemu-user and proot.
-#   sh sandbox.sh FOLDER
+# Make an ARM "device" for tests: Debian's packages unpacked into a folder, to be run by qemu-user and proot.
+#   sh sandbox.sh FOLDER arm64|armhf
 # FOLDER appears whole or not at all. Nothing of the system's own packages or lists is touched.
 set -eu
 folder=$1
+architecture=$2
 packages="coreutils dash libstdc++6 python3-venv"
 
 mkdir -p "$(dirname "$folder")"
@@ -15,7 +16,7 @@ mkdir -p "$state/dpkg" "$state/lists/partial" "$state/cache/archives/partial" "$
 : >"$state/dpkg/status"
 
 get() {
-    apt-get -qq -o APT::Architecture=arm64 -o APT::Architectures::=arm64 -o "Dir::State=$state" \
+    apt-get -qq -o "APT::Architecture=$architecture" -o "APT::Architectures::=$architecture" -o "Dir::State=$state" \
         -o "Dir::State::status=$state/dpkg/status" -o "Dir::Cache=$state/cache" -o APT::Install-Recommends=false \
         -o APT::Sandbox::User=root -o Debug::NoLocking=true "$@"
 }
