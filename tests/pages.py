@@ -29,7 +29,8 @@ OUTSIDE = {
     "ssh pi@raspberrypi '~/.local/share/edgerev/current/venv/bin/edgerev doctor'": "qemu shows the host's processor in "
     "/proc/cpuinfo; tests/test_doctor.py has what boards answer",
 }
-# blocks of these languages are not run: sessions on a board with systemd, output, and what Sphinx takes
+# blocks of these languages are not run: sessions on a board with systemd, or with a broker, a folder and a sensor that
+# feed a daemon (tests/test_mqtt.py, test_folder.py, test_stdin.py do), output, and what Sphinx takes
 SHOWN = ("console", "text", "json", "{toctree}", "{include}", "{literalinclude}", "{verbs}", "{eval-rst}")
 # what other test files type from these pages
 ELSEWHERE = {("c.md", "sh"): "tests/test_c_model.py", ("c.md", "python"): "tests/test_c_model.py",
