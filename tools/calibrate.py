@@ -36,7 +36,7 @@ from edgerev.tools.time_model import (
     section_seconds,
     to_json,
 )
-from edgerev.tools.timing import burst
+from edgerev.tools.timing import burst, empty_seconds
 
 EMPTY_CALLS = 30  # of each net, of which the fastest counts
 CLOCK = 2e-8  # seconds below which times are not told apart
@@ -85,7 +85,6 @@ def _with_team(machine: Machine, probers: Sequence[Prober], threads: int, end: f
 
 def _with_steps(machine: Machine, probers: Sequence[Prober], threads: int) -> Machine:
     """Return the machine with what a step costs beyond its rows: for itself, for each row, and for each byte."""
-
     name = str(threads)
 
     def replaced(run: float, row: float, byte: float) -> Machine:
@@ -94,15 +93,17 @@ def _with_steps(machine: Machine, probers: Sequence[Prober], threads: int) -> Ma
             byte_seconds={**machine.byte_seconds, name: byte},
         )  # fmt: skip
 
-    rows = replaced(0.0, 0.0, 0.0)
+    run = empty_seconds(probers[0].runtime) if threads > 1 else 0.0  # waking a team varies too much to be told apart
+    rows = replaced(run, 0.0, 0.0)
     features, beyond, taken = [], [], []
     for prober in probers:
         estimate = section_seconds(rows, prober.program, "train", prober.batch, threads)
         step = partial(prober.runtime.run, "train", prober.batch)
         taken.append(min(burst(step, 1e-9) for _ in range(STEPS)))
         beyond.append(max(0.0, taken[-1] - estimate.seconds))
-        features.append([1.0, float(estimate.rows), float(estimate.touched_bytes)])
-    return replaced(*_fit(features, beyond, taken))
+        features.append([float(threads == 1), float(estimate.rows), float(estimate.touched_bytes)])
+    call, row, byte = _fit(features, beyond, taken)
+    return replaced(run + call, row, byte)
 
 
 def _probes(prober: Prober, threads: int) -> list[_Probe]:
