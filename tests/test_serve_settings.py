@@ -1,9 +1,14 @@
 """The configuration of the daemon: all errors at once, each with its path."""
 
+import re
+import typing
+from pathlib import Path
+
 import pytest
 
-from edgerev.daemon.settings import GuardTable, LimitsTable, ServeSettings, TrainingTable, load_settings
+from edgerev.daemon.settings import GuardTable, LimitsTable, ServeSettings, Table, TrainingTable, load_settings
 from edgerev.errors import ConfigError
+from edgerev.toml import tomllib
 
 
 @pytest.fixture
@@ -65,3 +70,30 @@ def test_settings(load):
         "m", threads=2, training=TrainingTable(hours="22:00-06:00"), guard=GuardTable(on=False),
         limits=LimitsTable(memory=64 << 20),
     )  # fmt: skip
+
+
+# -- the documentation ---------------------------------------------------------------------------------------------
+
+DOCS = (Path(__file__).parents[1] / "docs" / "daemon.md").read_text(encoding="utf-8")
+
+
+def tables(cls=ServeSettings, path="serve"):
+    """Yield (path, class) of a table and of those within it."""
+    yield path, cls
+    for name, hint in typing.get_type_hints(cls).items():
+        for inner in (hint, *typing.get_args(hint)):
+            if isinstance(inner, type) and issubclass(inner, Table):
+                yield from tables(inner, f"{path}.{name}")
+
+
+@pytest.mark.parametrize(("path", "cls"), list(tables()), ids=lambda value: value if isinstance(value, str) else "")
+def test_every_key_is_documented_with_its_default(path, cls):
+    found = re.search(rf"^\| key of `\[{re.escape(path)}\]` \|.*\n(?:\|.*\n)+", DOCS, flags=re.M)
+    assert found, f"docs/daemon.md has no table of [{path}]"
+    rows = dict(re.findall(r"^\| `(\w+)` \| ([^|]*?) ?\|", found[0], flags=re.M))
+    inner = {name for name, hint in typing.get_type_hints(cls).items() if "Table" in str(hint)}
+    assert set(rows) == set(cls._fields) - inner
+    for name, text in rows.items():
+        written = text.strip("` ")
+        default = cls._field_defaults.get(name, "")
+        assert (tomllib.loads(f"x = {written}")["x"] if written else "") == default, f"{path}.{name}"

@@ -22,7 +22,7 @@ class StandardInput:
 
     Parameters
     ----------
-    stay : whether the daemon goes on after the end of the input; else it learns what came, saves and ends
+    end : ends the daemon after the end of the input; None to go on
     source, target : descriptors
     """
 
