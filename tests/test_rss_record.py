@@ -1,6 +1,5 @@
 """What `edgerev rss` keeps of its samples: time in bounded size, mappings by kind, costs in bounds, identity."""
 
-import mmap
 import os
 import subprocess
 import sys
@@ -115,9 +114,34 @@ def test_mappings_add_up(processes):
         assert sum(row[key] for row in rows) == sum(entry[place] << 10 for rows in processes for entry in rows)
 
 
-def test_mappings_of_a_real_process_are_all_of_it():
-    text = read_file("/proc/self/smaps")
-    pss, rss = read_pss(os.getpid()), read_status("self")["VmRSS"]
+GROWING = """
+import sys
+kept = []
+for line in sys.stdin:
+    kept.append(b"1" * int(line))
+    print(flush=True)
+"""
+
+
+@pytest.fixture
+def still():
+    """Give a process that does nothing but grow by as many bytes as a line says, and answer with one."""
+    with subprocess.Popen(
+        [sys.executable, "-c", GROWING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    ) as process:
+        grow(process, 0)
+        yield process
+        process.stdin.close()
+
+
+def grow(process, size):
+    process.stdin.write(f"{size}\n")
+    process.stdout.readline()
+
+
+def test_mappings_of_a_real_process_are_all_of_it(still):
+    text = read_file(f"/proc/{still.pid}/smaps")
+    pss, rss = read_pss(still.pid), read_status(still.pid)["VmRSS"]
     rows, rounded = breakdown([text]), 1024 * text.count(b"\nPss:")
     assert sum(row["rss_bytes"] for row in rows) == pytest.approx(rss, abs=MIB)
     assert sum(row["pss_bytes"] for row in rows) == pytest.approx(pss, abs=MIB + rounded)
@@ -166,9 +190,9 @@ def test_a_budget_stretches_time_until_it_is_kept():
     assert budget.ready_at(0) == pytest.approx(2 * took / 0.01)
 
 
-def test_dear_figures_are_read_at_a_new_maximum_and_rarely_else():
+def test_dear_figures_are_read_at_a_new_maximum_and_rarely_else(still):
     figures = Figures()
-    figures.appeared(os.getpid(), 0)
+    figures.appeared(still.pid, 0)
     figures.sample(0.0)
     assert figures.snapshot is not None
     assert figures.timeline.points[0].pss == figures.peak_pss > 0
@@ -176,10 +200,8 @@ def test_dear_figures_are_read_at_a_new_maximum_and_rarely_else():
     assert [point.pss is None for point in figures.timeline.points] == [False, True]
     figures.sample(1e6)
     assert figures.timeline.points[-1].pss is not None
-    memory = mmap.mmap(-1, read_status("self")["VmRSS"] // 2, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.write(b"1" * len(memory))
+    grow(still, read_status(still.pid)["VmRSS"] // 2)
     figures.sample(1e6 + 1)
-    memory.close()
     assert figures.snapshot[0] == 1e6 + 1
 
 
