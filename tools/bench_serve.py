@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+from edgerev.errors import EdgerevError
 from edgerev.learner import Learner
 from edgerev.numbers import whole
 from edgerev.presets import preset
@@ -23,6 +24,7 @@ INPUTS, CLASSES = 64, 10
 PREDICT_SECONDS = 0.02  # between two predictions
 LOOK_SECONDS = 1.0  # between two looks at the memory
 MOST_SAMPLES = 200_000
+GENERATION = 16_384  # samples between two generations: at thousands in a second, flash would wear
 BODIES = 50  # different requests, made before the clock starts
 
 
@@ -39,14 +41,17 @@ def serve_figures(name: str, *, rate: float, batch: int, seconds: float, seed: i
     with tempfile.TemporaryDirectory() as folder:
         model = os.path.join(folder, "model.edgerev")
         Learner(preset(name, (INPUTS,), CLASSES), batch=batch, seed=seed).save(model)
-        with DaemonProcess(folder, model, most_samples=MOST_SAMPLES, request_bytes=1 << 22) as daemon:
+        tables = {"training": {"generation_samples": GENERATION}, "guard": {"window": GENERATION // 4}}
+        with DaemonProcess(folder, model, most_samples=MOST_SAMPLES, request_bytes=1 << 22, **tables) as daemon:
             ask = Connection(daemon.socket)
             idle = daemon.memory()["rss_bytes"]
             before = ask.ask("GET", "/v1/status")[1]
             load = _Load(daemon, rate=rate, batch=batch, seconds=seconds, seed=seed)
             took = load.run()
             after = ask.ask("GET", "/v1/status")[1]
-            while ask.ask("GET", "/v1/status")[1]["trained"] + batch <= load.sent:
+            while (status := ask.ask("GET", "/v1/status")[1])["trained"] + batch <= load.sent:
+                if status["problem"]:
+                    raise EdgerevError(f"training stands still: {status['problem']}; expected none; look at the log")
                 time.sleep(LOOK_SECONDS)
             behind = time.perf_counter() - load.started - took
             peak = daemon.memory()["peak_rss_bytes"]
@@ -58,7 +63,10 @@ def serve_figures(name: str, *, rate: float, batch: int, seconds: float, seed: i
         **{f"predict_ms_{name}": 1e3 * latencies[int(share * (len(latencies) - 1))] for name, share in _SHARES.items()},
         "arena_bytes": after["arena_bytes"], "idle_rss_bytes": idle, "peak_rss_bytes": peak,
         "beyond_arena_bytes": peak - after["arena_bytes"], "rss_bytes_over_time": load.memory,
-        "commits_per_second": (after["commits"] - before["commits"]) / took,
+        **{
+            f"{name}_per_second": (after[name] - before[name]) / took for name in ("commits", "syncs", "written_bytes")
+        },
+        "rollbacks": after["rollbacks"], "drifts": after["drifts"],
     }  # fmt: skip
 
 
@@ -86,10 +94,11 @@ class _Load:
         try:
             self._send()
         finally:
+            took = time.perf_counter() - self.started
             self._over.set()
             for thread in threads:
                 thread.join()
-        return time.perf_counter() - self.started
+        return took
 
     def _send(self) -> None:
         connection, each = Connection(self._daemon.socket), self._batch / self._rate
@@ -103,10 +112,14 @@ class _Load:
     def _ask(self) -> None:
         connection = Connection(self._daemon.socket)
         body = json.dumps({"samples": [json.loads(self._bodies[0])["samples"][0]["x"]]}).encode()
-        while not self._over.wait(PREDICT_SECONDS):
-            start = time.perf_counter()
-            connection.ask("POST", "/v1/predict", body)
-            self.latencies.append(time.perf_counter() - start)
+        number = 0
+        while not self._over.wait(max(0.0, self.started + number * PREDICT_SECONDS - time.perf_counter())):
+            due = self.started + number * PREDICT_SECONDS  # so that who waited for the one before counts as well
+            code, answer = connection.ask("POST", "/v1/predict", body)
+            if code != 200:
+                raise EdgerevError(f"a prediction got {code}, {answer}; expected 200; look at the log of the daemon")
+            self.latencies.append(time.perf_counter() - due)
+            number += 1
 
     def _look(self) -> None:
         while not self._over.wait(LOOK_SECONDS):
