@@ -43,13 +43,12 @@ def serve_figures(name: str, *, rate: float, batch: int, seconds: float, seed: i
         Learner(preset(name, (INPUTS,), CLASSES), batch=batch, seed=seed).save(model)
         tables = {"training": {"generation_samples": GENERATION}, "guard": {"window": GENERATION // 4}}
         with DaemonProcess(folder, model, most_samples=MOST_SAMPLES, request_bytes=1 << 22, **tables) as daemon:
-            ask = Connection(daemon.socket)
             idle = daemon.memory()["rss_bytes"]
-            before = ask.ask("GET", "/v1/status")[1]
+            before = _status(daemon)
             load = _Load(daemon, rate=rate, batch=batch, seconds=seconds, seed=seed)
             took = load.run()
-            after = ask.ask("GET", "/v1/status")[1]
-            while (status := ask.ask("GET", "/v1/status")[1])["trained"] + batch <= load.sent:
+            after = _status(daemon)
+            while (status := _status(daemon))["trained"] + batch <= load.sent:
                 if status["problem"]:
                     raise EdgerevError(f"training stands still: {status['problem']}; expected none; look at the log")
                 time.sleep(LOOK_SECONDS)
@@ -68,6 +67,11 @@ def serve_figures(name: str, *, rate: float, batch: int, seconds: float, seed: i
         },
         "rollbacks": after["rollbacks"], "drifts": after["drifts"],
     }  # fmt: skip
+
+
+def _status(daemon: DaemonProcess) -> dict[str, Any]:
+    """Return the daemon's status, by a connection of its own: one at rest is closed after a while."""
+    return Connection(daemon.socket).ask("GET", "/v1/status")[1]
 
 
 _SHARES = {"p50": 0.5, "p99": 0.99, "max": 1.0}
