@@ -88,7 +88,7 @@ class Hanging(Daemon):
 
     def start(self):
         self.process = subprocess.Popen(self.command, stderr=subprocess.PIPE, text=True)
-        event(self, "serving")
+        self.where = event(self, "serving")["listen"]
 
 
 @pytest.mark.long

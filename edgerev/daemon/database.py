@@ -270,8 +270,9 @@ class Database:
             yield
         except sqlite3.ProgrammingError as error:
             raise StoreError(f"cannot {what} {self.path} ({error}); expected an open file; start the daemon") from error
-        except (sqlite3.Error, OSError) as error:
-            if type(error) is sqlite3.DatabaseError:  # its subclasses are for other troubles than damage
+        except (sqlite3.Error, OSError, UnicodeDecodeError) as error:  # SQLite's messages may quote what is damaged
+            # the subclasses of DatabaseError are for other troubles than damage
+            if type(error) is sqlite3.DatabaseError or isinstance(error, UnicodeDecodeError):
                 self.damaged, found = True, DamagedError(
                     f"cannot {what} {self.path}, which is damaged ({error}); expected a whole SQLite file; start the "
                     "daemon again: it goes on with what can still be read"

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 
 from edgerev.errors import QueueFullError
 
-RATE_SECONDS = 10.0  # over which the rate of learning is measured
+RATE_SECONDS = 5.0  # over which the rate of learning is measured
+SHORTEST_SECONDS = 0.2  # since learning began; less tells nothing
 BURST_SECONDS = 5.0  # worth of samples that may come at once, after a silence
 
 
@@ -53,20 +55,28 @@ class Rate:
     Parameters
     ----------
     clock : tells seconds
-
-    Attributes
-    ----------
-    per_second : 0 before the first
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock, self._since, self._count = clock, clock(), 0
-        self.per_second = 0.0
+        self._clock = clock
+        self._learned: deque[tuple[float, int]] = deque()  # when, and how many samples, in the last seconds
+
+    @property
+    def per_second(self) -> float:
+        """Over the last seconds, or since learning began within them; 0 if none was learned."""
+        now = self._clock()
+        recent = [(when, count) for when, count in tuple(self._learned) if now - when <= RATE_SECONDS]
+        if not recent:
+            return 0.0
+        return sum(count for _, count in recent) / max(now - recent[0][0], SHORTEST_SECONDS)
 
     def add(self, count: int) -> None:
-        """Take samples into account that were learned; 0 lets time pass."""
-        self._count += count
-        passed = self._clock() - self._since
-        if passed >= RATE_SECONDS or (count and not self.per_second):
-            self.per_second = self._count / max(passed, 1e-3)
-            self._count, self._since = 0, self._since + passed
+        """Take samples into account that were learned just now."""
+        now = self._clock()
+        if self._learned and now - self._learned[-1][0] < SHORTEST_SECONDS / 2:
+            when, before = self._learned.pop()
+            self._learned.append((when, before + count))
+        else:
+            self._learned.append((now, count))
+        while now - self._learned[0][0] > RATE_SECONDS:
+            self._learned.popleft()

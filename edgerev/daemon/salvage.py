@@ -24,6 +24,7 @@ DAMAGED_KEPT = 2  # files that were moved aside
 NEW_IDS = 1 << 32  # ids left out, for a late label must not hit a newer sample than that which was lost
 MOST = 1 << 53  # ids and numbers beyond are damage
 _COPY = ".copy"
+UNREADABLE = (sqlite3.Error, UnicodeDecodeError)  # texts, also those of SQLite's messages, may be damaged
 
 
 class Salvaged(NamedTuple):
@@ -199,7 +200,7 @@ def _generations(old: sqlite3.Connection, lost: list[str]) -> list[_Generation]:
     for table, query in {**queries, "generations": "SELECT number, trained FROM generations"}.items():
         try:
             found |= {row[0]: _Generation(*row) for row in old.execute(query) if _numbers(*row)}
-        except sqlite3.Error:
+        except UNREADABLE:
             lost.append(table)
     return sorted(found.values(), reverse=True)
 
@@ -214,14 +215,14 @@ def _state(old: sqlite3.Connection, number: int) -> bytes:
     query = f"SELECT data FROM {PARTS[number % 2]} WHERE generation = ? AND part = ?"
     try:
         (state,) = old.execute(query, (number, STATE)).fetchone()
-    except (sqlite3.Error, TypeError):
+    except (*UNREADABLE, TypeError):
         return b"lost"
     return state if isinstance(state, bytes) else b"lost"
 
 
 def _facts(old: sqlite3.Connection) -> dict[str, int]:
     found = {"newest_id": 0, "seconds": 0}
-    with suppress(sqlite3.Error):
+    with suppress(*UNREADABLE):
         for name, value in old.execute("SELECT name, value FROM facts"):
             if name in found and _numbers(value):
                 found[name] = value
@@ -277,9 +278,9 @@ def _rows(old: sqlite3.Connection, table: str, lost: list[str]) -> Iterator[Any]
         for row in old.execute(f"SELECT * FROM {table} ORDER BY rowid"):
             yield row
             last = row[0]
-    except sqlite3.Error:
+    except UNREADABLE:
         lost.append(table)
-        with suppress(sqlite3.Error):
+        with suppress(*UNREADABLE):
             for row in old.execute(f"SELECT * FROM {table} ORDER BY rowid DESC"):
                 if row[0] <= last:
                     return

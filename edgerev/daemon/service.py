@@ -119,7 +119,6 @@ class Service:
                 told = self.store.problem
                 level = logging.ERROR if told else logging.INFO
                 self.events.tell("store", level, message=told or f"{self.store.path} can be written again")
-            self.rate.add(0)
             with self._rounds:
                 self._round += 1
                 self._rounds.notify_all()
@@ -167,7 +166,8 @@ class Service:
             self._busy_since = 0.0
         learned = count if self.adaptation.after > before else 0  # else it went back
         self.counts.add("trained", learned)
-        self.rate.add(learned)
+        if learned:
+            self.rate.add(learned)
         return count > 0
 
     def _rested(self) -> bool:
