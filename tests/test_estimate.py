@@ -345,15 +345,30 @@ def off_by_more(pairs, cases):
     return off
 
 
+def judged(measure):
+    """Return the cases that were too far apart in every attempt; `measure` takes cases and returns pairs of seconds."""
+    cases = CASES
+    for attempt in range(ATTEMPTS):
+        print(f"attempt {attempt}, load {os.getloadavg()[0]}")
+        cases = off_by_more(measure(cases), cases)
+        if not cases:
+            break
+    return cases
+
+
 @pytest.mark.long
 def test_steps_of_one_thread_are_near():
-    """By the processor's time, which other processes hardly touch, beside two seconds of calibration just before."""
+    """By the processor's time, which other processes touch little, beside two seconds of calibration just before."""
+    assert judged(steps_of_one_thread) == []
+
+
+def steps_of_one_thread(cases):
     machine, pairs = calibrate.calibrate(2.0, [1]), []
-    for name, batch, schedule in CASES:
+    for name, batch, schedule in cases:
         learner = step_learner(name, batch=batch, schedule=schedule)
         step = partial(learner.runtime.run, "train", batch)
         pairs.append((predict(machine, learner, batch, 1), fastest(step, time.thread_time)))
-    assert off_by_more(pairs, CASES) == []
+    return pairs
 
 
 def let_checks_pass(program):
@@ -368,6 +383,10 @@ def let_checks_pass(program):
 @pytest.mark.long
 def test_shares_of_a_team_are_near():
     """What the slower of two threads has to do in a step, alone: without barriers, and what one costs the other."""
+    assert judged(shares_of_a_team) == []
+
+
+def shares_of_a_team(cases):
     machine, pairs = calibrate.calibrate(2.0, [2]), []
     alone = machine.row_seconds["1"]  # no barrier
     bytes_alone = machine.byte_seconds["1"]
@@ -375,7 +394,7 @@ def test_shares_of_a_team_are_near():
         run_seconds=dict.fromkeys("12", 0.0), row_seconds=dict.fromkeys("12", alone),
         byte_seconds=dict.fromkeys("12", bytes_alone / 2),
     )  # fmt: skip
-    for name, batch, schedule in CASES:
+    for name, batch, schedule in cases:
         learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
         runtime = learner.runtime
         let_checks_pass(runtime.program)
@@ -383,7 +402,7 @@ def test_shares_of_a_team_are_near():
         shares = [partial(runtime.run_share, *rows, batch, thread) for thread in (0, 1)]
         taken = max(fastest(share, time.thread_time, 1.0) for share in shares)
         pairs.append((predict(machine, learner, batch, 2), taken))
-    assert off_by_more(pairs, CASES) == []
+    return pairs
 
 
 @pytest.mark.long
@@ -392,17 +411,18 @@ def test_steps_of_a_team_are_near():
     processors = len(os.sched_getaffinity(0))
     if processors < 2:
         pytest.skip("two processors are not free to this process")
-    cases = CASES
-    for attempt in range(ATTEMPTS):
-        print(f"attempt {attempt}, load {os.getloadavg()[0]}")
-        machine, pairs = calibrate.calibrate(2.0, [2]), []
-        for name, batch, schedule in cases:
-            learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
-            step = partial(learner.runtime.run, "train", batch)
-            pairs.append((predict(machine, learner, batch, 2), fastest(step, time.perf_counter)))
-        cases = off_by_more(pairs, cases)
-        if not cases:
-            return
+    cases = judged(steps_of_a_team)
+    if not cases:
+        return
     if os.getloadavg()[0] > processors + 0.5:
         pytest.skip(f"the machine is busy (load {os.getloadavg()[0]}), so these were not judged: {cases}")
     pytest.fail(f"after {ATTEMPTS} attempts still off by more than a quarter: {cases}")
+
+
+def steps_of_a_team(cases):
+    machine, pairs = calibrate.calibrate(2.0, [2]), []
+    for name, batch, schedule in cases:
+        learner = step_learner(name, batch=batch, threads=2, schedule=schedule)
+        step = partial(learner.runtime.run, "train", batch)
+        pairs.append((predict(machine, learner, batch, 2), fastest(step, time.perf_counter)))
+    return pairs

@@ -21,6 +21,7 @@ from edgerev.machine import release_freed
 STATUS_SECONDS = 15.0
 LONGEST_STEP_SECONDS = 120.0  # a step, or writing a generation, that takes longer hangs
 _ENDS = (signal.SIGTERM, signal.SIGINT)
+_OWN = 0  # no signal: the daemon ends by itself
 
 
 class Heart:
@@ -77,11 +78,12 @@ class Heart:
         for number in self._ear.recv(16):
             if number == signal.SIGHUP:
                 self._reload()
-            elif number in _ENDS:
+            elif number in (*_ENDS, _OWN):
                 for end in _ENDS:  # a second one ends at once, which is as safe as a power cut
                     signal.signal(end, signal.SIG_DFL)
+                who = signal.Signals(number).name if number != _OWN else "a door whose input has ended"
                 notify("STOPPING=1", "STATUS=finishing the step, saving")
-                self._service.events.tell("stopping", message=f"{signal.Signals(number).name} asks for the end")
+                self._service.events.tell("stopping", message=f"{who} asks for the end")
                 self._service.events.close()  # doors that wait for events go
                 raise SystemExit(0)
 
@@ -100,7 +102,7 @@ class Heart:
     def end(self) -> None:
         """End the daemon as a signal does, from any thread; if it ends already, it goes on doing so."""
         with contextlib.suppress(OSError):
-            self._mouth.send(bytes([signal.SIGTERM]))
+            self._mouth.send(bytes([_OWN]))
 
     def writable(self) -> bool:
         """Have nothing to write."""
