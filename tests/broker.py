@@ -58,7 +58,11 @@ class Broker:
 
     def end(self, how=signal.SIGTERM):
         self.process.send_signal(how)
-        self.process.wait(30)
+        try:
+            self.process.wait(10)
+        except subprocess.TimeoutExpired:  # mosquitto misses a signal that comes while it starts
+            self.process.kill()
+            self.process.wait(30)
         self.process.stderr.close()
 
 
