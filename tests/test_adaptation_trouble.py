@@ -329,3 +329,13 @@ def test_own_labels_do_not_hide_wrong_answers(tmp_path):
     assert made.guard.window.known == 24
     assert made.guard.decide() is Decision.GO_BACK
     assert "of 24 samples it had 0 right, where the accepted model had 24" in made.guard.reason
+
+
+@pytest.mark.parametrize("label", [-1, CLASSES, 2**30])
+def test_a_stored_label_that_was_damaged(tmp_path, label):
+    made = adaptation(str(tmp_path / "daemon.db"), PATIENT)
+    made.store.put(arrivals(12))
+    made.store._db.execute("UPDATE ready SET y = ? WHERE number = 6", np.int32(label).tobytes())
+    assert run(made).after == 12
+    assert made.refused == 1
+    assert made.learner.steps == 2

@@ -201,6 +201,8 @@ class Adaptation:
         x = array("f", b"".join(sample.x for sample in samples))
         y = array("i", b"".join(sample.y for sample in samples))
         try:
+            if not 0 <= min(y) <= max(y) < self.learner.net.head.outputs:  # of damage: what came in was checked
+                raise DataError("a label is out of range; expected those that were taken in; look after the disk")
             if not self._blank:
                 self._watch(samples, x, y)
         except (DataError, NumericError) as error:
