@@ -3,6 +3,7 @@
 import hashlib
 import os
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 from typing import NamedTuple
@@ -138,3 +139,13 @@ def folder(tmp_path) -> Path:
 
     save_model(tmp_path / "model.edgerev")
     return tmp_path
+
+
+@pytest.fixture
+def listening_to_the_keyboard():
+    """A job in the background starts with the keyboard's signals ignored; here the caller does not ignore them."""
+    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)

@@ -19,6 +19,7 @@ from edgerev.tools.rss import START, CommandError, measure
 from edgerev.tools.watch.figures import Figures
 from edgerev.tools.watch.procfs import descendants, read_status
 
+pytestmark = pytest.mark.usefixtures("listening_to_the_keyboard")
 MIB = 1 << 20
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 # What lies beneath any Python child: the interpreter itself.
@@ -35,16 +36,6 @@ def can_trace():
 
 
 needs_trace = pytest.mark.skipif(not can_trace(), reason="this kernel refuses tracing")
-
-
-@pytest.fixture(autouse=True)
-def _listening_to_the_keyboard():
-    """A job in the background starts with the keyboard's signals ignored; here the caller does not ignore them."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture(params=[pytest.param(True, marks=needs_trace), False], ids=["trace", "sample"])

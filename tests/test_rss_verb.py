@@ -13,19 +13,10 @@ from edgerev.cli import main
 from edgerev.tools.child import link_package
 from edgerev.tools.watch.procfs import descendants
 
+pytestmark = pytest.mark.usefixtures("listening_to_the_keyboard")
 MIB = 1 << 20
 PYTHON = [sys.executable, "-I", "-S", "-c"]
 HOLD = "x = b'1' * (40 << 20)\nimport os, sys\nprint(flush=True)\nsys.stdin.read()\nos._exit(0)\n"
-
-
-@pytest.fixture(autouse=True)
-def _listening_to_the_keyboard():
-    """A job in the background starts with the keyboard's signals ignored; here the caller does not ignore them."""
-    handlers = {signal.SIGINT: signal.default_int_handler, signal.SIGQUIT: signal.SIG_DFL}
-    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 @pytest.fixture
