@@ -32,6 +32,24 @@ def test_chance_does_not():
     assert decisions.count(Decision.GO_BACK) <= 2
 
 
+def test_windows_in_which_it_was_behind_count_together():
+    guard, alone = WindowGuard(3, TABLE.replace(window=50)), 0
+    for seed in range(8):
+        if fill(guard, 0.7, 0.9, seed) is Decision.GO_BACK:
+            break
+        alone += fill(WindowGuard(3, TABLE.replace(window=50)), 0.7, 0.9, seed) is Decision.GO_BACK
+    assert seed in (1, 2)
+    assert alone == 0
+    assert "of 100 samples" in guard.reason or "of 150 samples" in guard.reason
+
+
+def test_a_window_in_which_it_is_ahead_ends_the_count():
+    guard = WindowGuard(3, TABLE.replace(window=20, probation=1000))
+    for seed in range(60):
+        assert fill(guard, 0.85, 0.9, seed) is Decision.GO_ON
+        assert fill(guard, 0.95, 0.85, seed) is Decision.GO_ON
+
+
 def test_a_small_loss_is_allowed():
     guard = WindowGuard(3, TABLE.replace(accuracy_loss=0.5))
     assert fill(guard, 0.6, 0.9) is Decision.GO_ON

@@ -19,6 +19,7 @@ from edgerev.tools.gas_data import Stream, gas_stream, plain_learner
 BATCH = 16
 FADING = 0.999  # as in edgerev.tools.bench_prequential
 EXCHANGED, RANDOM_SHARE = (0, 1), 0.4
+GUARD = {"window": 64, "probation": 6}  # sensors age quickly: what is accepted is at most 768 samples old
 POISON = (4000, 5000, 6000)  # from the first on classes are exchanged, from the second on labels are random
 
 
@@ -44,7 +45,7 @@ def gas_serve_figures(data: str, *, poison: bool = False, seed: int = 0) -> dict
         model = os.path.join(folder, "model.edgerev")
         frozen = _trained(stream, model)
         training = {"fading": FADING, "generation_samples": 256, "generation_seconds": 0}
-        with DaemonProcess(folder, model, training=training) as daemon:
+        with DaemonProcess(folder, model, training=training, guard=GUARD) as daemon:
             right = _answer_then_learn(daemon, stream, order, labels)
             status = Connection(daemon.socket).ask("GET", "/v1/status")[1]
     before = frozen.predict_many(stream.x[order]) == stream.y[order]

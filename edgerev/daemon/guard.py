@@ -2,7 +2,8 @@
 
 Every sample is answered by both before it is learned. At the end of a window of samples there are three ways:
 
-- The model is worse than the accepted one, by more than is allowed and than chance explains: it goes back.
+- The model is worse than the accepted one, by more than is allowed and than chance explains: it goes back. Counted are
+  the windows in which it has been behind, taken together, since it was last ahead or another was accepted.
 - In some windows in a row the model's accuracy did not fall below what it usually is: the candidate that was put by
   before them is accepted, and the model as it is now becomes the next candidate. So what is accepted is older than
   these windows, and labels that are wrong for a shorter time do not get into it.
@@ -16,6 +17,7 @@ References
 ----------
 McNemar 1947, "Note on the sampling error of the difference between correlated proportions or percentages" (only
 samples that one model has right and the other wrong tell them apart).
+Page 1954, "Continuous inspection schemes" (a sum that begins anew wherever it would fall below zero).
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ from typing import Any
 from edgerev.continual.guard import Guard
 from edgerev.daemon.settings import GuardTable
 
-CHANCE = 3.0  # standard deviations; by chance alone in one window of 740
+CHANCE = 3.0  # standard deviations; by chance alone in one window of 500, of 20,000 with models as good as each other
 _LEAST_PROBABILITY = 1e-30
 _LEAST_KNOWN = 8  # labels from outside that an accuracy is made of
 _RATE = 1 / 8  # of a window in the usual accuracy
@@ -82,6 +84,29 @@ class Window:
             self.sums[place] = [one + other for one, other in zip(self.sums[place], values)]
 
 
+class Behind:
+    """By how much a model is behind the accepted one, over windows: sums of what `Window` counts, as long as it is."""
+
+    def __init__(self) -> None:
+        self.known = self.right = self.usual = self.apart = 0
+
+    def add(self, window: Window) -> None:
+        """Take a window's counts, or forget all if the model is ahead by now."""
+        self.known += window.known
+        self.right += window.right
+        self.usual += window.usual
+        self.apart += window.won + window.lost
+        if self.usual <= self.right:
+            vars(self).update(vars(Behind()))
+
+    def reason(self, accuracy_loss: float) -> str:
+        """Return what speaks for going back, or nothing while it is allowed or may be chance."""
+        gap = self.usual - self.right
+        if gap <= max(accuracy_loss * self.known, CHANCE * sqrt(self.apart)):
+            return ""
+        return f"of {self.known} samples it had {self.right} right, where the accepted model had {self.usual}"
+
+
 class WindowGuard:
     """Decides at the end of each window; see the module.
 
@@ -98,7 +123,7 @@ class WindowGuard:
     def __init__(self, classes: int, table: GuardTable) -> None:
         self.classes, self.table = classes, table
         self.reason = ""
-        self.window = Window(classes)
+        self.window, self.behind = Window(classes), Behind()
         self.good_windows = 0
         self.usual_accuracy: float | None = None
 
@@ -117,22 +142,20 @@ class WindowGuard:
         self.begin_window()
         self.reason = self._harm(window)
         if self.reason:
-            self.good_windows = 0
+            self.good_windows, self.behind = 0, Behind()
             return Decision.GO_BACK
         self.good_windows = self.good_windows + 1 if self._is_usual(window) else 0
         if self.good_windows < self.table.probation:
             return Decision.GO_ON
-        self.good_windows = 0
+        self.good_windows, self.behind = 0, Behind()
         return Decision.ACCEPT
 
     def _harm(self, window: Window) -> str:
         """Return what speaks for going back."""
-        gap = window.lost - window.won
-        if gap > self.table.accuracy_loss * window.known and gap > CHANCE * sqrt(window.lost + window.won):
-            return f"of {window.known} samples it had {window.right} right, where the accepted model had {window.usual}"
+        self.behind.add(window)
         others = window.samples - window.known
-        if others < window.samples / 2:
-            return ""
+        if (found := self.behind.reason(self.table.accuracy_loss)) or others < window.samples / 2:
+            return found
         sure = [total / others for total in window.sure]
         classes = [_in_use(sums) for sums in window.sums]
         return Guard().judge(sure, classes, window.changed / others).reason
@@ -153,12 +176,17 @@ class WindowGuard:
 
     def state(self) -> Any:
         """Return all that it keeps, as JSON has it."""
-        return {"window": vars(self.window), "good_windows": self.good_windows, "usual_accuracy": self.usual_accuracy}
+        return {
+            "window": vars(self.window), "behind": vars(self.behind), "good_windows": self.good_windows,
+            "usual_accuracy": self.usual_accuracy,
+        }  # fmt: skip
 
     def restore(self, state: Any) -> None:
         """Go on from a state."""
         self.window = Window(self.classes)
         vars(self.window).update(state["window"])
+        self.behind = Behind()
+        vars(self.behind).update(state["behind"])
         self.good_windows, self.usual_accuracy = state["good_windows"], state["usual_accuracy"]
 
 
