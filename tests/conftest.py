@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import pytest
 
-ARM_SANDBOX = Path(__file__).parent / "arm" / "sandbox.sh"
+ARM_SANDBOX = Path(__file__).parents[1] / "deploy" / "sandbox.sh"
 ARM_TOOLS = {
     "qemu-aarch64-static": "qemu-user-static", "qemu-arm-static": "qemu-user-static", "proot": "proot",
     "apt-get": "apt", "dpkg-deb": "dpkg",
@@ -78,17 +78,23 @@ def training_python() -> str:
 @pytest.fixture(scope="session")
 def arm_root() -> Path:
     """Give the root folder of an ARM device, which qemu and proot run."""
-    return make_arm_root("arm64")
+    return make_board("arm64") / "root"
+
+
+@pytest.fixture(scope="session")
+def arm_ssh() -> Path:
+    """Give the command that reaches an ARM device; copied, it needs `root` and `home` beside it."""
+    return make_board("arm64") / "ssh"
 
 
 @pytest.fixture(scope="session")
 def arm32_root() -> Path:
     """Give the root folder of a 32-bit ARM device, which qemu and proot run."""
-    return make_arm_root("armhf")
+    return make_board("armhf") / "root"
 
 
-def make_arm_root(architecture: str) -> Path:
-    """Return the root folder of a device, made once and kept in the cache."""
+def make_board(architecture: str) -> Path:
+    """Return the folder of an ARM device, made once and kept in the cache."""
     from edgerev.machine import cache_folder
 
     missing = [package for tool, package in ARM_TOOLS.items() if shutil.which(tool) is None]

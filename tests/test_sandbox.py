@@ -1,6 +1,7 @@
 """A bundle installed for real on ARM without network: over ssh into Debian's arm64 packages under qemu, and by hand."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -15,22 +16,18 @@ from edgerev.deploy.bundle import verify
 from edgerev.deploy.push import Host, push
 from edgerev.errors import BundleError
 
-# home is where it is on the host: faccessat2, which proot 5.1 does not translate, is then told the truth
-SHELL = """\
-exec {without_network} proot -q qemu-aarch64-static -r {root} -b /dev -b /proc -b {home} -w {home} \\
-    /usr/bin/env -i HOME={home} PATH=/usr/bin:/bin /bin/sh -c "$1"
-"""
-
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
-def device(arm_root, tmp_path_factory):
+def device(arm_root, arm_ssh, tmp_path_factory):
     """Give an sshd whose sessions run on the ARM device, whose home folder is empty."""
     folder = tmp_path_factory.mktemp("arm")
-    shell, home = folder / "shell", folder / "sshd" / "home"
-    shell.write_text(SHELL.format(without_network=namespaces("--net"), root=arm_root, home=home))
-    with loopback(folder / "sshd", shell=shell) as running:
+    namespaces("--net")
+    (folder / "root").symlink_to(arm_root)
+    shutil.copy(arm_ssh, folder / "ssh")
+    (folder / "shell").write_text(f'exec {folder}/ssh board "$1"\n')
+    with loopback(folder, shell=folder / "shell") as running:
         yield running
 
 

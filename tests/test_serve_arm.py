@@ -74,13 +74,13 @@ def test_arm_learns_the_same_bits(arm_root, packages, folder):
                 code, answer = daemon.ask("POST", "/v1/samples", {"samples": samples(32, part)})
                 assert (code, answer["ids"][-1]) == (202, 32 * (part + 1))
                 if part == 3:
-                    status = daemon.until(lambda status: status["steps"] == 16)
+                    status = daemon.until(lambda status: status["trained"] == 128)
                     if isinstance(daemon, ArmDaemon):
                         assert status["saved"] == 72  # so that seven batches are learned again
                         daemon.end(signal.SIGKILL)
                         daemon.start()
-            status = daemon.until(lambda status: status["steps"] == 24)
-            assert (status["trained"], status["problem"]) == (192, "")
+            status = daemon.until(lambda status: status["trained"] == 192)
+            assert (status["steps"], status["problem"]) == (24, "")
             answers.append(daemon.ask("POST", "/v1/predict", asked))
             assert daemon.end() == 0
     assert answers[0] == answers[1]
