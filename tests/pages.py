@@ -35,7 +35,7 @@ SHOWN = ("console", "text", "json", "{toctree}", "{include}", "{literalinclude}"
 # what other test files type from these pages
 ELSEWHERE = {("c.md", "sh"): "tests/test_c_model.py", ("c.md", "python"): "tests/test_c_model.py",
              ("c.md", "py"): "tests/test_c_model.py", ("onnx.md", "py"): "tests/test_ort_training.py"}  # fmt: skip
-LONG_PAGES = ("csv-to-device.md", "quickstart.md")  # much the same as the README, and more of it
+LONG_PAGES = ("csv-to-device.md",)  # much the same as the README, and more of it
 
 
 class Block(NamedTuple):

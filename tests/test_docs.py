@@ -47,6 +47,7 @@ def prepared(tmp_path_factory):
     np.save(folder / "new.npy", random.integers(0, 256, (5, 28, 28), dtype="u1"))
     (folder / "config.toml").write_text('net.preset = "images"\ntrain.epochs = 1\ntrain.budget = "8MiB"\n')
     (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "model.edgerev"\nlisten = "127.0.0.1:{PORT}"\n')
+    (folder / "deploy").symlink_to(ROOT / "deploy")  # pages are read in a checkout
     for name in ("train", "train.py", "torch_train.py"):  # of the reader, to be measured
         (folder / name).write_text("#!/usr/bin/env python3\nprint('trained')\n")
         (folder / name).chmod(0o755)
@@ -114,7 +115,7 @@ class Typist:
 
 def type_page(path, folder, prepared, shared_data, wanted, bin=None):
     """Type the blocks of a page that are wanted, in a copy of the prepared folder."""
-    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    shutil.copytree(prepared, folder, symlinks=True, dirs_exist_ok=True)
     if any("edgerev train config.toml --data DIR -o model.edgerev" in block.text for block in blocks(path)):
         for made in folder.glob("model.edgerev*"):
             made.unlink()  # that page makes its own
