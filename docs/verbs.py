@@ -73,13 +73,20 @@ class Verbs(Directive):
 
 
 def sentence(text):
-    """Return a help line as argparse would show it, with a capital, a full stop, and its code set apart."""
+    """Return a help line as argparse would show it, as a sentence, with its code set apart and its pages linked."""
     text = text.replace("%%", "%")
-    text = text[:1].upper() + text[1:] + "." * (not text.endswith((".", ")")))
-    parts = re.split("`([^`]+)`", text)
-    return nodes.paragraph("", "", *(
-        nodes.literal(text=part) if place % 2 else nodes.Text(part) for place, part in enumerate(parts)
-    ))  # fmt: skip
+    text = text if text.startswith(("docs/", "`", "-")) else text[:1].upper() + text[1:]
+    text += "." * (not text.endswith((".", ")")))
+    paragraph = nodes.paragraph()
+    for part in re.split(r"(`[^`]+`|(?<![\w-])--[a-z-]+|docs/[\w-]+\.md)", text):
+        if part.startswith(("`", "--")):
+            paragraph += nodes.literal(text=part.strip("`"))
+        elif part.startswith("docs/"):
+            page = part.removeprefix("docs/").removesuffix(".md")
+            paragraph += nodes.reference(text=part, refuri=f"{page}.html")
+        else:
+            paragraph += nodes.Text(part)
+    return paragraph
 
 
 def setup(app):
