@@ -52,10 +52,15 @@ def test_train_prints_figures(cli, work):
     assert figures["step_ms"] > 0
     done = cli(*train(work, output="again.edgerev"))
     assert (done.code, done.err) == (0, "")
-    assert f"training loss      {figures['loss']:.4f}" in done.out
-    assert f"accuracy           {100 * figures['accuracy']:.2f} % of test samples" in done.out
-    assert f"{figures['parameters']:,d}, reversible schedule" in done.out
-    assert f"arena              {figures['arena_bytes']:,d} B" in done.out
+    lines = done.out.splitlines()
+    assert lines[:2] == [
+        f"memory             {figures['arena_bytes']:,d} B planned for {figures['parameters']:,d} parameters, batch 8",
+        "schedule           reversible, the default without a budget",
+    ]
+    assert f"training loss      {figures['loss']:.4f} of 60 samples" in lines
+    assert f"accuracy           {100 * figures['accuracy']:.2f} % of 30 test samples" in lines
+    assert re.search(r"^time +[\d.]+ s, 24 steps, [\d.]+ ms a step$", done.out, flags=re.M)
+    assert not re.search("^(parameters|workspace|kept of samples)", done.out, flags=re.M)  # plan has the regions
     assert (work / "again.edgerev").read_bytes() == (work / "model.edgerev").read_bytes()
 
 
@@ -106,7 +111,8 @@ def test_a_signal_stops_between_two_steps(cli, work, number, monkeypatch):
 
     monkeypatch.setattr("edgerev.cli.progress.progress", Display)
     done = cli(*train(work, output="stopped.edgerev"))
-    assert done == (128 + number, "", "edgerev: stopped after step 5; add --resume to go on\n")
+    assert (done.code, done.err) == (128 + number, "edgerev: stopped after step 5; add --resume to go on\n")
+    assert re.fullmatch(toys.PLANNED, done.out)
     assert Learner.load(str(work / "stopped.edgerev")).steps == 5
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert cli(*train(work, "--resume", output="stopped.edgerev")).code == 0
@@ -433,7 +439,7 @@ def test_demo_prints_a_report(cli, tmp_path):
     pytest.importorskip("sklearn")
     done = cli("demo", "-o", tmp_path / "m.edgerev")
     assert (done.code, done.err) == (0, "")
-    for text in ("accuracy after each experience", "forgetting ", " 0 B of samples", "  consolidation ",
+    for text in ("accuracy after each experience", "forgetting ", " 0 B of samples", " B of sums over them",
                  "resident memory ", "ms a step"):  # fmt: skip
         assert text in done.out
     assert cli("demo", "-o", tmp_path / "m.edgerev").code == 2
