@@ -250,7 +250,10 @@ def _say(item: Any) -> str:
         return "missing; expected this key, for it has no default; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key, classes = ("kind", KINDS[loc[0]]) if loc[0] in KINDS else ("layer", LAYERS)
-        return f"expected the key {key} with one of {', '.join(classes)}, not {given}"
+        word = item["input"].get(key, "") if isinstance(item["input"], dict) else ""
+        close = difflib.get_close_matches(str(word), classes, n=1)
+        advice = f"; did you mean {close[0]!r}?" if close else ""
+        return f"expected the key {key} with one of {', '.join(classes)}, not {given}{advice}"
     if kind == "value_error":
         return str(item["ctx"]["error"])
     text = item["msg"].removeprefix("Input should be ")
