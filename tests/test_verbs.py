@@ -64,7 +64,8 @@ def test_train_prints_figures(cli, work):
     ]
     assert f"training loss      {figures['loss']:.4f} of 60 samples" in lines
     assert f"accuracy           {100 * figures['accuracy']:.2f} % of 30 test samples" in lines
-    assert re.search(r"^time +[\d.]+ s, 24 steps, [\d.]+ ms a step$", done.out, flags=re.M)
+    assert re.fullmatch(r"time +[\d.]+ s, 24 steps, [\d.]+ ms a step", lines[-2])
+    assert lines[-1] == f"checkpoint         {work / 'again.edgerev'}"
     assert not re.search("^(parameters|workspace|kept of samples)", done.out, flags=re.M)  # plan has the regions
     assert (work / "again.edgerev").read_bytes() == (work / "model.edgerev").read_bytes()
 

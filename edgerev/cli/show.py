@@ -72,6 +72,8 @@ def show_training(trainer: Trainer, as_json: bool) -> None:
     print(f"resident memory    {peak} at its peak, {ready} of it before the arena was there")
     step = f", {report.step_ms:.3f} ms a step" if report.step_ms else ""
     print(f"time               {report.seconds:.1f} s, {report.steps:,d} steps{step}")
+    if trainer.output is not None:
+        print(f"checkpoint         {trainer.output}")
 
 
 def _show_experiences(report: TrainingReport) -> None:
