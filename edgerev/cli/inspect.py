@@ -12,7 +12,7 @@ from edgerev.units import parse_bytes
 from edgerev.value import Value
 
 if TYPE_CHECKING:
-    from edgerev.checkpoint_reader import Entry, Whole
+    from edgerev.checkpoint_reader import Whole
     from edgerev.net import Net
     from edgerev.position import MemoryRequest, Position
     from edgerev.recipe import Recipe
@@ -30,13 +30,13 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Verify the checkpoint, and print what it holds."""
     from edgerev.checkpoint_reader import verified
-    from edgerev.cli.show import entry, print_json
+    from edgerev.cli.show import paragraph, print_json
     from edgerev.contents import contents
 
     with verified(args.model) as whole:
         net, recipe, classes, inputs, position, memory = contents(whole)
         metadata, entries = whole.metadata, dict(whole.entries())
-        steps = _steps(whole, entries)
+        steps = _steps(whole)
     tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in entries.items()}
     figures = {
         "net": net.to_dict(), "recipe": json.loads(metadata["recipe"]), "classes": classes,
@@ -51,7 +51,7 @@ def run(args: argparse.Namespace) -> int:
         *_net_rows(net), *_recipe_rows(recipe), ("classes", ", ".join(classes) or "not named"),
         ("columns", ", ".join(inputs.columns)), ("memory", _memory(memory)), ("trained", _trained(position, steps)),
     ]  # fmt: skip
-    print("\n".join(entry(name, text, 15) for name, text in rows if text))
+    print("\n".join(paragraph(name, text, 15) for name, text in rows if text))
     if args.tensors:
         for name, (dtype, shape) in tensors.items():
             print(f"  {name:<40} {dtype} {shape}")
@@ -82,11 +82,11 @@ def _memory(memory: MemoryRequest) -> str:
     return f"budget of {budget:,d} B"
 
 
-def _steps(whole: Whole, entries: dict[str, Entry]) -> int:
+def _steps(whole: Whole) -> int:
     from edgerev.checkpoint_reader import read_part
-    from edgerev.kernels.layout import C_STEP
+    from edgerev.kernels.layout import C_STEP, COUNTERS_SIZE
 
-    counters = array("q", bytes(entries["counters"].nbytes))
+    counters = array("q", bytes(8 * COUNTERS_SIZE))
     read_part(whole, [("counters", "I64", (len(counters),), memoryview(counters).cast("B"))])
     return counters[C_STEP]
 

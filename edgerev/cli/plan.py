@@ -161,7 +161,7 @@ def _show(
     estimated: dict[str, Any] | None,
 ) -> None:
     from edgerev.cli.planned import schedule_text
-    from edgerev.cli.show import entry, regions_table
+    from edgerev.cli.show import paragraph, regions_table
     from edgerev.cli.tables import show_estimate
     from edgerev.position import MemoryRequest
 
@@ -171,11 +171,11 @@ def _show(
     print(f"arena       {choice.plan.arena_bytes:>12,d} B for {choice.program.trainable:,d} parameters, "
           f"batch {recipe.batch}")  # fmt: skip
     print(f"activations {choice.plan.activation_bytes:>12,d} B, {kept}")
-    print(entry("schedule", schedule_text(choice, net, recipe, asked)))
+    print(paragraph("schedule", schedule_text(choice, net, recipe, asked)))
     if estimated:
         show_estimate(estimated)
     if args.plot:
-        print(entry("picture", args.plot))
+        print(f"picture     {args.plot}")
     print("\n".join(regions_table(_regions(choice))))
 
 

@@ -27,11 +27,14 @@ def regions_table(regions: dict[str, int]) -> list[str]:
     ]
 
 
-def entry(name: str, text: str, width: int = 12) -> str:
+def paragraph(name: str, text: str, width: int = 12) -> str:
     """Return a name and what there is to say of it, which goes on below where it is long."""
     from textwrap import fill
 
-    return fill(text, COLUMNS, initial_indent=f"{name:<{width}}", subsequent_indent=" " * width, break_on_hyphens=False)
+    return fill(
+        text, COLUMNS, initial_indent=f"{name:<{width}}", subsequent_indent=" " * width, break_on_hyphens=False,
+        break_long_words=False,
+    )  # fmt: skip
 
 
 def show_planned(learner: Learner) -> None:
@@ -43,7 +46,7 @@ def show_planned(learner: Learner) -> None:
     why = schedule_text(Choice(learner.schedule, learner.runtime.program, plan), net, recipe, learner.memory)
     print(f"memory             {plan.arena_bytes:,d} B planned for {learner.parameters:,d} parameters, "
           f"batch {recipe.batch}")  # fmt: skip
-    print(entry("schedule", why, 19), flush=True)
+    print(paragraph("schedule", why, 19), flush=True)
 
 
 def show_training(trainer: Trainer, as_json: bool) -> None:
@@ -58,7 +61,7 @@ def show_training(trainer: Trainer, as_json: bool) -> None:
         _show_experiences(report)
     else:
         print(f"training loss      {report.loss:.4f} of {report.samples:,d} samples")
-    measured = f"{len(trainer.split.test):,d} {report.measured_on} samples"
+    measured = f"{sum(len(part.test) for part in trainer.stream):,d} {report.measured_on} samples"
     if report.squared_error is not None:
         print(f"mean squared error {report.squared_error:.6g} of {measured}")
     if report.accuracy is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from edgerev.cli.show import entry
+from edgerev.cli.show import paragraph
 
 BY = {"by_batch": "batches", "by_wearer": "wearers"}  # a list in rows, and what its columns are called
 
@@ -204,11 +204,11 @@ def show_estimate(figures: dict[str, Any]) -> None:
     if figures["peak_rss_bytes"]:
         print(f"process     {figures['peak_rss_bytes']:>12,d} B at its peak, with Python, trained from plain buffers")
     if figures["measured"]:
-        print(entry("", "predicted from a calibration of that machine"))
+        print(paragraph("", "predicted from a calibration of that machine"))
         return
-    print(entry("", f"estimated from data sheets, not measured on a board: {figures['least_ms']:.2g} to "
+    print(paragraph("", f"estimated from data sheets, not measured on a board: {figures['least_ms']:.2g} to "
                 f"{figures['most_ms']:.2g} ms"))  # fmt: skip
-    print(entry("", figures["source"]))
+    print(paragraph("", figures["source"]))
 
 
 def show_pareto(figures: dict[str, Any]) -> None:
