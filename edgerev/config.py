@@ -243,8 +243,10 @@ def _say(item: Any) -> str:
     kind, loc, given = item["type"], item["loc"], repr(item["input"])
     given = given if len(given) <= 60 else given[:60] + " ..."
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
-        advice = f"did you mean {close[0]!r}?" if close else "remove it"
+        keys = _keys_beside(loc)
+        close = difflib.get_close_matches(str(loc[-1]), keys, n=1)
+        known = f", or take one of {', '.join(keys)}" if keys else ""
+        advice = f"did you mean {close[0]!r}?" if close else f"remove it{known}"
         return f"unknown key; {advice} (docs/configuration.md lists all keys)"
     if kind == "missing":
         return "missing; expected this key, for it has no default; add it"

@@ -95,7 +95,7 @@ DATA = {
     "NaN": (npz(x=BAD, y=Y), r"train\.npz \(x\), row 7, column 1 is nan; expected a number .*; remove or repair"),
     "infinity": (npz(x=np.where(np.isnan(BAD), np.inf, BAD), y=Y), "row 7, column 1 is inf; expected"),
     "NaN in CSV": (bad_csv(lambda lines: [*lines[:3], "1,2,nan,4,ash", *lines[3:]]), r"train\.csv, line 4.*nan"),
-    "text in CSV": (bad_csv(lambda lines: [*lines[:3], "1,2,x,4,ash", *lines[3:]]), r"train\.csv, line 4.*'x'"),
+    "text in CSV": (bad_csv(lambda lines: [*lines[:3], "1,2,x,4,ash", *lines[3:]]), r"'x'; .* the line, or the column"),
     "short line": (bad_csv(lambda lines: [*lines[:3], "1,2,ash"]), "line 4 has 3 fields; expected 5.*; repair or"),
     "no label column": (bad_csv(lambda lines: ["a,b,c,d,e", *lines[1:]]), "has no column label; expected .*data.label"),
     "semicolons": (bad_csv(lambda lines: [line.replace(",", ";") for line in lines]), "be separated by commas; write"),

@@ -154,7 +154,7 @@ def _numbers(name: str, chunk: list[Line], header: list[str], columns: list[int]
             column = next(column for column in columns if not _is_number(row[column]))
             raise DataError(
                 f"{name}, line {number}, column {header[column]} is {row[column][:40]!r}; expected a number; repair or "
-                "remove the line"
+                "remove the line, or the column if it holds text"
             ) from None
     return usable(block, lambda where: f"{name}, line {chunk[where[0]][0]}, column {header[columns[where[1]]]}")
 
