@@ -10,7 +10,10 @@ ORT_TRAINING := .venv-ort-training
 .PHONY: demo test test-long lint types docs ort-training clean
 .NOTPARALLEL:
 
-demo: $(VENV)/.installed-demo
+# What is installed in .venv stays as it is, be it a wheel; the checkout is installed only where nothing is.
+demo: $(BIN)/python
+	@$(BIN)/edgerev --version >/dev/null 2>&1 || $(INSTALL) -e '.[jit]'
+	@$(BIN)/python -c 'import sklearn' 2>/dev/null || $(INSTALL) 'edgerev[demo]'
 	$(BIN)/edgerev demo
 
 test: $(VENV)/.installed-test
@@ -40,7 +43,6 @@ clean:
 	find edgerev kernels deploy docs tools tests -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # A stamp for each set of extras: installed again only when the project's requirements have changed.
-$(VENV)/.installed-demo: EXTRAS := demo,jit
 $(VENV)/.installed-test: EXTRAS := test,demo
 $(VENV)/.installed-lint: EXTRAS := lint
 $(VENV)/.installed-docs: EXTRAS := docs

@@ -211,7 +211,7 @@ def _reading(path: str) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise _damaged(path, str(error)) from error
+        raise _damaged(path, error.strerror or str(error)) from error
 
 
 def _damaged(path: str, what: str) -> CheckpointError:

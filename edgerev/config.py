@@ -243,14 +243,19 @@ def _say(item: Any) -> str:
     kind, loc, given = item["type"], item["loc"], repr(item["input"])
     given = given if len(given) <= 60 else given[:60] + " ..."
     if kind == "extra_forbidden":
-        close = difflib.get_close_matches(str(loc[-1]), _keys_beside(loc), n=1)
-        advice = f"did you mean {close[0]!r}?" if close else "remove it"
+        keys = _keys_beside(loc)
+        close = difflib.get_close_matches(str(loc[-1]), keys, n=1)
+        known = f", or take one of {', '.join(keys)}" if keys else ""
+        advice = f"did you mean {close[0]!r}?" if close else f"remove it{known}"
         return f"unknown key; {advice} (docs/configuration.md lists all keys)"
     if kind == "missing":
         return "missing; expected this key, for it has no default; add it"
     if kind in ("union_tag_invalid", "union_tag_not_found"):
         key, classes = ("kind", KINDS[loc[0]]) if loc[0] in KINDS else ("layer", LAYERS)
-        return f"expected the key {key} with one of {', '.join(classes)}, not {given}"
+        word = item["input"].get(key, "") if isinstance(item["input"], dict) else ""
+        close = difflib.get_close_matches(str(word), classes, n=1)
+        advice = f"; did you mean {close[0]!r}?" if close else ""
+        return f"expected the key {key} with one of {', '.join(classes)}, not {given}{advice}"
     if kind == "value_error":
         return str(item["ctx"]["error"])
     text = item["msg"].removeprefix("Input should be ")

@@ -24,10 +24,13 @@ DEFAULTS = {"digits": (8, 8, 1), "sensors": (128, 3), "images": (28, 28, 1), "ta
 def check_name(name: str) -> None:
     """Raise NetError unless a preset has that name."""
     if not REFERENCE_NAME.fullmatch(name) and name not in DEFAULTS:
+        from difflib import get_close_matches
+
+        close = get_close_matches(name, DEFAULTS, n=1)
         raise NetError(
             f"no preset {name!r}; expected mlp<N>, har<N>, vis<N> with a number of blocks, such as mlp16, or one of "
-            + ", ".join(DEFAULTS)
-        )
+            + ", ".join(DEFAULTS) + (f"; did you mean {close[0]!r}?" if close else "")
+        )  # fmt: skip
 
 
 def preset(
@@ -57,7 +60,11 @@ def preset(
         return Net(input_shape or shape, stem, (Block(function, repeat=int(found[2])),), answer, state)
     shape = tuple(input_shape or DEFAULTS[name])
     if len(shape) != len(DEFAULTS[name]):
-        raise NetError(f"preset {name!r} is for samples like {DEFAULTS[name]}, not {shape}; choose another preset")
+        fitting = ", ".join(other for other, like in DEFAULTS.items() if len(like) == len(shape))
+        raise NetError(
+            f"preset {name!r} is for samples like {DEFAULTS[name]}, not {shape}; choose another preset"
+            + (f": {fitting}" if fitting else "")
+        )
     makers = {"digits": _digits, "sensors": _sensors, "images": _images, "table": _table}
     return makers[name](shape, answer, state)
 

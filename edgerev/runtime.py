@@ -72,14 +72,14 @@ def _allocate(size: int) -> mmap.mmap:
     found = read_memory()
     if found is not None and size > found.available_bytes:
         raise BudgetError(
-            f"the arena needs {size} bytes, but only {found.available_bytes} are available; set a budget below that, "
-            "take a smaller net or batch, or stop other programs"
+            f"the arena needs {size:,d} bytes, but only {found.available_bytes:,d} are available; set a budget below "
+            "that, take a smaller net or batch, or stop other programs"
         )
     try:
         return mmap.mmap(-1, max(size, 1), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     except (OSError, OverflowError) as error:
         raise BudgetError(
-            f"the arena needs {size} bytes, which this machine does not give ({error}); set a budget, or take a "
+            f"the arena needs {size:,d} bytes, which this machine does not give ({error}); set a budget, or take a "
             "smaller net or batch"
         ) from error
 

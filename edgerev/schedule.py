@@ -130,7 +130,8 @@ class _Search:
                 return sized.schedule
             smallest = min(smallest, sized, key=attrgetter("arena_bytes"))
         raise BudgetError(
-            f"the smallest plan needs {smallest.arena_bytes} bytes ({smallest.schedule}); the budget is {budget}. "
+            f"the smallest plan needs {smallest.arena_bytes:,d} bytes (micro-batches of "
+            f"{smallest.schedule.micro_batch}, chunks of {smallest.schedule.chunk}); the budget is {budget:,d}. "
             + self.advice(budget, smallest.schedule)
         )
 

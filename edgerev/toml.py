@@ -27,4 +27,6 @@ def read_toml(path: str) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(f"{path}: {error.strerror}; expected a TOML file; give the path of one") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid TOML: {error}; expected lines like epochs = 5; mend it") from error
+        raise ConfigError(
+            f"{path} is not valid TOML: {error}; expected lines like epochs = 5 or kind = 'sgd'; mend it"
+        ) from error

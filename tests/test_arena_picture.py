@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from test_gradients import nets, recipes
 
 from edgerev.kernels.layout import UPDATES, Op
+from edgerev.optimizers import SGD, AdamW
 from edgerev.presets import preset
 from edgerev.program import Region
 from edgerev.recipe import Recipe, Schedule
@@ -19,6 +20,7 @@ from edgerev.tools.arena_picture import (
     FORWARD,
     GRADIENT,
     INVERSE,
+    LABEL,
     LINES,
     LOSS,
     MOST_LIVES,
@@ -28,6 +30,7 @@ from edgerev.tools.arena_picture import (
     lives,
     on_grid,
     phases,
+    plot_arena,
 )
 
 
@@ -164,6 +167,36 @@ def test_plot(options, cli, tmp_path):
     assert (again.code, again.out) == (2, "")
     assert "is there already; expected a new name; add --force" in again.err
     assert cli(*command, "--force").code == 0
+
+
+@pytest.mark.parametrize("schedule", ["reversible", "stored"])
+@pytest.mark.parametrize("name", ["table", "digits", "mlp4", "vis2", "vis8"])
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
+def test_names_lie_within_their_regions(name, schedule, optimizer, tmp_path, monkeypatch):
+    """So that none overlaps another, however small the regions."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    drawn = []
+    figure = lambda **how: drawn.append(Figure(**how)) or drawn[0]  # noqa: E731
+    monkeypatch.setattr("edgerev.tools.arena_picture.plotter", lambda: figure)
+    choice = choose(preset(name), Recipe(batch=16, optimizer=optimizer), schedule=schedule)
+    plot_arena(choice, name, str(tmp_path / "arena.svg"))
+    named = set()
+    regions = {region.value: place for region, place in choice.plan.regions.items()}
+    pictures = drawn[0].axes[1:]
+    for axis in pictures:
+        scale = 1 << 20 if "MiB" in axis.get_ylabel() else 1 << 10
+        for text in axis.texts:
+            start, size = regions[text.get_text()]
+            low, high = axis.transData.transform([(0, start / scale), (0, (start + size) / scale)])[:, 1]
+            box, pad = text.get_window_extent(), 1.5 * drawn[0].dpi / 72  # of what is white around it
+            assert low <= box.y0 - pad < box.y1 + pad <= high, text.get_text()
+            least = LABEL * len(pictures) * axis.get_window_extent().height
+            assert box.height + 2 * pad <= least  # so a region that is just high enough for a name holds it
+            named.add(text.get_text())
+    large = {name for name, (_, size) in regions.items() if size > 0.2 * choice.plan.arena_bytes}
+    assert large <= named
 
 
 def test_plot_needs_matplotlib(cli, tmp_path, monkeypatch):

@@ -308,7 +308,7 @@ ARGUMENTS = {
     "schedule of another type": ({"schedule": 5}, UsageError, 'schedule 5: expected such as "reversible", not int'),
     "micro-batch": ({"schedule": Schedule(32, 32)}, UsageError, "expected a micro_batch of at most the batch, 16; low"),
     "schedule": ({"schedule": "fast"}, UsageError, "schedule 'fast': expected reversible or stored, or a budget"),
-    "budget": ({"budget": 1000}, BudgetError, r"needs \d+ bytes .*; the budget is 1000\. Not even one block fits"),
+    "budget": ({"budget": 1000}, BudgetError, r"needs [\d,]+ bytes .*; the budget is 1,000\. Not even one block fits"),
     "weights": ({"loss": CrossEntropy((1, 2))}, UsageError, "2 weights, the head 3 outputs; expected one for each"),
     "shift of features": ({"augment": Augment(shift=1)}, UsageError, "needs samples with positions; leave it out"),
 }

@@ -10,6 +10,7 @@ import sys
 import zipfile
 from array import array
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -360,6 +361,19 @@ def test_usage_of_build(words, message, capsys, tmp_path, monkeypatch):
     assert main(["build", *words]) == 2
     assert message in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_build_says(tmp_path, monkeypatch, capsys):
+    manifest = SimpleNamespace(target="rpi4", architecture="aarch64", pythons=["3.11", "3.13"], libc="2.27")
+    done = SimpleNamespace(folder=tmp_path / "a b", name="1d", manifest=manifest, paths=["x", "y"], nbytes=1234567)
+    monkeypatch.setattr("edgerev.deploy.bundle.make", lambda *_, **__: done)
+    assert main(["build", "m.edgerev", "--target", "rpi4", "-o", "new"]) == 0
+    lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
+    assert lines == [
+        ["bundle", str(done.folder)], ["id", "1d"], ["target", "rpi4 (aarch64), libc from 2.27 on"],
+        ["Python", "3.11 or 3.13"], ["size", "1,234,567 B in 2 files"],
+        ["next", f"edgerev push '{done.folder}' USER@HOST"],
+    ]  # fmt: skip
 
 
 def test_a_model_that_is_none_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -147,7 +147,7 @@ MISTAKES = {
     "stem alone": ({"net": {"stem": {"layer": "relu"}}}, "net: expected either preset, or both"),
     "both": ({"net": {"preset": "mlp4", "stem": {"layer": "relu"}}}, "net: expected either preset, or both"),
     "unknown table": ({**NET, "trian": {}}, "trian: unknown key; did you mean 'train'?"),
-    "nothing like it": ({**NET, "zzz": {}}, "zzz: unknown key; remove it (docs/configuration.md"),
+    "nothing like it": ({**NET, "zzz": {}}, "zzz: unknown key; remove it, or take one of net, train, data,"),
     "key of another table": ({**NET, "train": {"label": "a"}}, "train.label: unknown key; remove it"),
     "text for a number": ({**NET, "train": {"batch": "16"}}, "train.batch: expected a valid integer, not '16'"),
     "float for an integer": ({**NET, "train": {"batch": 16.0}}, "train.batch: expected a valid integer, not 16.0"),
@@ -161,7 +161,12 @@ MISTAKES = {
     "no kind": ({**NET, "loss": {}}, "loss: expected the key kind with one of cross_entropy, soft_cross_entropy"),
     "unknown kind": ({**NET, "optimizer": {"kind": "adam"}}, "optimizer: expected the key kind with one of sgd, adamw"),
     "key of another kind": (
-        {**NET, "optimizer": {"kind": "sgd", "beta1": 0.9}}, "optimizer.beta1: unknown key; remove it",
+        {**NET, "optimizer": {"kind": "sgd", "beta1": 0.9}},
+        "optimizer.beta1: unknown key; remove it, or take one of rate, momentum, nesterov, weight_decay (docs/",
+    ),
+    "key of a layer without any": (
+        {"net": {"stem": {"layer": "relu", "slope": 1}, "backbone": []}},
+        "net.stem.slope: unknown key; remove it (docs/configuration.md",
     ),
     "NaN": ({**NET, "optimizer": {"kind": "sgd", "rate": float("nan")}}, "optimizer.rate: expected a finite number"),
     "infinity": ({**NET, "augment": {"noise": float("inf")}}, "augment.noise: expected a finite number"),

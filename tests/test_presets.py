@@ -69,6 +69,10 @@ def test_wrong_shapes_and_names():
     for name in ("mlp", "mlp0", "mlp01", "mlp-1", "resnet18", "", "Images", "mlp4 ", "vis1e3", "mlp٣", "mlp999999999"):
         with pytest.raises(NetError, match=r"no preset .*; expected mlp<N>, har<N>, vis<N> .*, or one of digits"):
             preset(name)
+    with pytest.raises(NetError, match=r"no preset 'tabel'; .*; did you mean 'table'\?"):
+        preset("tabel")
+    with pytest.raises(NetError, match=r"not \(64,\); choose another preset: table$"):
+        preset("images", (64,))
     with pytest.raises(NetError, match="outputs 0: expected a whole number"):
         preset("mlp4", outputs=0)
     with pytest.raises(NetError, match="channels"):

@@ -202,6 +202,25 @@ def test_figures_of_a_device_are_shown_elsewhere(tmp_path, capfd):
     assert drawn.count("<!-- RSS -->") == 2
 
 
+def test_readings_of_pss_are_dots(tmp_path, monkeypatch):
+    """A line alone would seem to end where only the reading does."""
+    pytest.importorskip("matplotlib")
+    from matplotlib.figure import Figure
+
+    figures = json.loads(run_rss("--json", "--", "true").stdout)
+    figures["timeline"] = {
+        "seconds": [0.0, 1.0, 2.0, 3.0], "rss_bytes": [MIB, 2 * MIB, 3 * MIB, 3 * MIB], "swap_bytes": [0] * 4,
+        "pss_bytes": [MIB, None, 2 * MIB, None], "process_rss_bytes": [[MIB, 2 * MIB, 3 * MIB, 3 * MIB]],
+    }  # fmt: skip
+    (tmp_path / "figures").write_text(json.dumps(figures))
+    drawn = []
+    monkeypatch.setattr("edgerev.tools.rss_plot.plotter", lambda: lambda **how: drawn.append(Figure(**how)) or drawn[0])
+    assert main(["rss", "--from", str(tmp_path / "figures"), "--plot", str(tmp_path / "rss.svg")]) == 0
+    line = next(line for line in drawn[0].axes[0].lines if line.get_label().startswith("PSS"))
+    assert (line.get_label(), line.get_marker()) == ("PSS, at the dots", "o")
+    assert line.get_xydata().tolist() == [[0, 1], [2, 2]]
+
+
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"measurements": []}'])
 def test_figures_that_are_none(content, tmp_path, capfd):
     (tmp_path / "figures").write_text(content)

@@ -16,7 +16,12 @@ import pytest
 import toys
 
 import edgerev.data.dataset
+from edgerev.layers import Dense, ReLU
 from edgerev.learner import Learner
+from edgerev.losses import CrossEntropy
+from edgerev.net import Block, Head, Net
+from edgerev.optimizers import Clip, Lion
+from edgerev.recipe import Schedule
 
 pytestmark = pytest.mark.usefixtures("cache")
 
@@ -52,10 +57,16 @@ def test_train_prints_figures(cli, work):
     assert figures["step_ms"] > 0
     done = cli(*train(work, output="again.edgerev"))
     assert (done.code, done.err) == (0, "")
-    assert f"training loss      {figures['loss']:.4f}" in done.out
-    assert f"accuracy           {100 * figures['accuracy']:.2f} % of test samples" in done.out
-    assert f"{figures['parameters']:,d}, reversible schedule" in done.out
-    assert f"arena              {figures['arena_bytes']:,d} B" in done.out
+    lines = done.out.splitlines()
+    assert lines[:2] == [
+        f"memory             {figures['arena_bytes']:,d} B planned for {figures['parameters']:,d} parameters, batch 8",
+        "schedule           reversible, the default without a budget",
+    ]
+    assert f"training loss      {figures['loss']:.4f} of 60 samples" in lines
+    assert f"accuracy           {100 * figures['accuracy']:.2f} % of 30 test samples" in lines
+    assert re.fullmatch(r"time +[\d.]+ s, 24 steps, [\d.]+ ms a step", lines[-2])
+    assert lines[-1] == f"checkpoint         {work / 'again.edgerev'}"
+    assert not re.search("^(parameters|workspace|kept of samples)", done.out, flags=re.M)  # plan has the regions
     assert (work / "again.edgerev").read_bytes() == (work / "model.edgerev").read_bytes()
 
 
@@ -106,7 +117,8 @@ def test_a_signal_stops_between_two_steps(cli, work, number, monkeypatch):
 
     monkeypatch.setattr("edgerev.cli.progress.progress", Display)
     done = cli(*train(work, output="stopped.edgerev"))
-    assert done == (128 + number, "", "edgerev: stopped after step 5; add --resume to go on\n")
+    assert (done.code, done.err) == (128 + number, "edgerev: stopped after step 5; add --resume to go on\n")
+    assert re.fullmatch(toys.PLANNED, done.out)
     assert Learner.load(str(work / "stopped.edgerev")).steps == 5
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     assert cli(*train(work, "--resume", output="stopped.edgerev")).code == 0
@@ -255,10 +267,46 @@ def test_inspect(cli, work, model):
     assert figures["tensors"]["stem.0.weight"] == ["F32", [1, 4, 16]]
     assert 0 < model.stat().st_size - figures["bytes"] < 5000
     done = cli("inspect", model)
-    assert "classes  ash, birch, cedar\n" in done.out
-    assert "position 1 experiences, 0 epochs, 0 samples" in done.out
+    rows = dict(re.split(" {2,}", line, maxsplit=1) for line in done.out.splitlines()[1:])
+    assert rows == {
+        "input": "4, state int32", "stem": "Dense(16)", "backbone": "Block((Dense(8), ReLU(), Dense(8)))",
+        "head": "Head(3)", "batch": "8", "loss": "CrossEntropy()", "classes": "ash, birch, cedar",
+        "optimizer": "AdamW(rate=0.01, beta1=0.9, beta2=0.999, epsilon=1e-08, weight_decay=0.01)",
+        "columns": "f0, f1, f2, f3", "memory": "reversible schedule", "trained": "24 steps, to the end",
+    }  # fmt: skip
     assert "stem.0.weight" not in done.out
     assert re.search(r"stem\.0\.weight +F32 \[1, 4, 16\]", cli("inspect", model, "--tensors").out)
+
+
+def test_inspect_writes_what_is_not_usual_as_python_does(cli, tmp_path):
+    """Without files there is no end to training, so it says the steps alone."""
+    net = Net((4,), Dense(8), (Block((Dense(4),), (Dense(4), ReLU()), 2), Block((ReLU(),))), Head(3, kind="ridge"))
+    schedule, loss = Schedule(4, 2), CrossEntropy((1.0, 2.0, 0.5))
+    learner = Learner(net, optimizer=Lion(), loss=loss, batch=8, schedule=schedule, clip=Clip(1.5), atomic=True)
+    learner.learn_many(*toys.rows(20))
+    learner.save(str(tmp_path / "model.edgerev"))
+    lines = [line.split(maxsplit=1) for line in cli("inspect", tmp_path / "model.edgerev").out.splitlines()]
+    for expected in (
+        ["backbone", "Block((Dense(4),), G=(Dense(4), ReLU()), repeat=2)"], ["Block((ReLU(),))"],
+        ["head", "Head(3, kind='ridge')"], ["clip", "Clip(1.5)"], ["atomic", "True"],
+        ["loss", "CrossEntropy(weights=(1.0, 2.0, 0.5))"], ["trained", "3 steps"],
+        ["memory", "Schedule(4, 2)"],
+    ):  # fmt: skip
+        assert expected in lines, lines
+
+
+def test_inspect_says_how_far_training_is(cli, work, monkeypatch):
+    ends = iter([False, False, False, True])  # at each update of the progress, the first of which is before any step
+
+    class Display(toys.Quiet):
+        def update(self, n):
+            if next(ends):
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr("edgerev.cli.progress.progress", Display)
+    assert cli(*train(work)).code == 128 + signal.SIGTERM
+    shown = cli("inspect", work / "model.edgerev").out
+    assert re.search("^trained +3 steps, up to epoch 1, 24 of 60 samples$", shown, flags=re.M), shown
 
 
 @pytest.mark.parametrize("kind", ["binary_cross_entropy", "mean_squared_error"])
@@ -297,7 +345,7 @@ def swapped(path, x, labels):
 def test_columns_in_another_order_are_refused(cli, work, model):
     """Each value would go where another one was learned; only the names tell."""
     assert of(cli("inspect", model, "--json"))["inputs"]["columns"] == ["f0", "f1", "f2", "f3"]
-    assert "columns  f0, f1, f2, f3\n" in cli("inspect", model).out
+    assert re.search("^columns +f0, f1, f2, f3$", cli("inspect", model).out, flags=re.M)
     x, y = toys.rows(30, seed=2)
     swapped(work / "swapped.csv", x, [toys.NAMES[label] for label in y])
     message = "the data has the column 'f1' where the model was trained on 'f0'; expected the same columns in the same"
@@ -433,7 +481,7 @@ def test_demo_prints_a_report(cli, tmp_path):
     pytest.importorskip("sklearn")
     done = cli("demo", "-o", tmp_path / "m.edgerev")
     assert (done.code, done.err) == (0, "")
-    for text in ("accuracy after each experience", "forgetting ", " 0 B of samples", "  consolidation ",
+    for text in ("accuracy after each experience", "forgetting ", " 0 B of samples", " B of sums over them",
                  "resident memory ", "ms a step"):  # fmt: skip
         assert text in done.out
     assert cli("demo", "-o", tmp_path / "m.edgerev").code == 2

@@ -20,6 +20,8 @@ CONV = {
         {"F": [{"layer": "rmsnorm"}, {"layer": "conv2d", "channels": 8}]},
     ],
 }  # fmt: skip
+PLANNED = r"\Amemory .*\nschedule .*\n(?: .*\n)*"  # what training says before its first step
+
 CONFIG = """
 [net]
 stem = { layer = "dense", channels = 16 }

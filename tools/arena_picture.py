@@ -31,7 +31,7 @@ COLOURS = {
 }  # fmt: skip
 FILLED = (Region.GRADIENT, Region.STATE, Region.STATE_GRADIENT, Region.STORED, Region.WORKSPACE)  # neighbours
 SMALL = 0.5  # share of the arena below which these have a picture of their own
-LABELLED = 0.045  # share of a picture's height from which a region has its name in it
+LABEL = 0.045  # height of a name, as a share of the height of all pictures: lower regions are named beside them alone
 FORWARD, LOSS, INVERSE, GRADIENT, UPDATE = "forward", "loss", "inverse", "gradient", "update"
 PHASES = {FORWARD: "#CCCCCC", LOSS: "#000000", INVERSE: "#009E73", GRADIENT: "#E69F00", UPDATE: "#0072B2"}
 BACKWARD = "#999999"  # all that follows the loss, in one
@@ -202,6 +202,7 @@ def plot_arena(choice: Choice, title: str, path: str) -> None:
     found = lives(choice.program, plan)
     for axis, span in zip(axes, pictures):
         _draw_arena(axis, plan, found, rows, span)
+        _name_regions(axis, plan, span, LABEL * len(pictures))
     axes[-1].set_xlabel(f"instruction of a training step ({rows[1] - rows[0]:,d})")
     axes[-1].set_xlim(0, rows[1] - rows[0])
     figure.suptitle(title)
@@ -246,19 +247,25 @@ def _draw_arena(axis: Any, plan: Plan, found: list[Life], rows: tuple[int, int],
         )  # fmt: skip
         patches = [Rectangle(*corner) for corner in corners]
         axis.add_collection(PatchCollection(patches, facecolor=colour, **edge))
-        if size >= LABELLED * (top - bottom):
-            axis.text(
-                0.006, (start + size / 2 - bottom) / (top - bottom), region.value, transform=axis.transAxes,
-                va="center", fontsize="small", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
-            )
         handles.append(Patch(color=colour, label=f"{region.value}  {format_bytes(size)}  {_percent(size, plan)}"))
     axis.set_ylim(bottom / scale, top / scale)
     axis.set_ylabel(f"offset, {unit}")
-    name = "arena" if bottom == 0 else "filled anew"
+    name = "arena" if bottom == 0 else "what each step fills anew"
     axis.legend(
         handles=handles[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small",
         title=f"{name}  {format_bytes(top - bottom)}",
     )
+
+
+def _name_regions(axis: Any, plan: Plan, span: tuple[int, int], least: float) -> None:
+    """Write the names of regions into a picture, of those that are at least so high, as a share of it."""
+    bottom, top = span
+    for region, (start, size) in plan.regions.items():
+        if size >= least * (top - bottom) and bottom <= start < top:
+            axis.text(
+                0.006, (start + size / 2 - bottom) / (top - bottom), region.value, transform=axis.transAxes,
+                va="center", fontsize="small", bbox={"facecolor": "white", "alpha": 0.8, "linewidth": 0, "pad": 1.5},
+            )
 
 
 def _percent(size: int, plan: Plan) -> str:

@@ -46,7 +46,9 @@ def _draw(axis: Any, result: RssResult) -> None:
     axis.plot(seconds, total, color="black", linewidth=1, label="RSS")
     pss = [(second, size / MIB) for second, size in zip(seconds, line["pss_bytes"]) if size is not None]
     if pss:
-        axis.plot(*zip(*pss), color="tab:red", linewidth=1, linestyle="--", label="PSS")
+        # dear to read, and so read more rarely: the last reading may lie long before the end
+        dots = {"linewidth": 0.7, "linestyle": ":", "marker": "o", "markersize": 2.5}
+        axis.plot(*zip(*pss), color="tab:red", **dots, label="PSS, at the dots")
     if any(line["swap_bytes"]):
         axis.plot(seconds, [size / MIB for size in line["swap_bytes"]], color="tab:purple", linewidth=1, label="swap")
     if result.limit_bytes is not None:

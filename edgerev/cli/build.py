@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import sys
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Build what is asked for, and report."""
     from edgerev.cli.show import print_json
-    from edgerev.cli.tables import show_plain, show_targets
+    from edgerev.cli.tables import show_targets
 
     if args.list:
         figures: dict[str, Any] = {"targets": _targets()}
@@ -43,8 +44,23 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json(figures)
     else:
-        (show_targets if args.list else show_plain)(figures)
+        (show_targets if args.list else _show_wheel if args.wheel else _show_bundle)(figures)
     return 0
+
+
+def _show_wheel(figures: dict[str, Any]) -> None:
+    print(f"wheel       {figures['wheel']}")
+    print(f"target      {figures['target']}")
+    print(f"size        {figures['bytes']:,d} B")
+
+
+def _show_bundle(figures: dict[str, Any]) -> None:
+    print(f"bundle      {figures['bundle']}")
+    print(f"id          {figures['id']}")
+    print(f"target      {figures['target']} ({figures['architecture']}), libc from {figures['libc']} on")
+    print(f"Python      {' or '.join(figures['pythons'])}")
+    print(f"size        {figures['bytes']:,d} B in {figures['files']} files")
+    print(f"next        edgerev push {shlex.quote(figures['bundle'])} USER@HOST")
 
 
 def _targets() -> list[dict[str, Any]]:

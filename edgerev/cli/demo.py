@@ -26,7 +26,7 @@ def run(args: argparse.Namespace) -> int:
     if args.output is not None:
         check_output(args.output, replace=args.force, advice="add --force to replace it")
     from edgerev.cli.progress import progress
-    from edgerev.cli.show import show_training
+    from edgerev.cli.show import show_planned, show_training
     from edgerev.config import check_config
     from edgerev.data import open_dataset
     from edgerev.toml import tomllib
@@ -39,8 +39,11 @@ def run(args: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory() as folder:
         write_digits(Path(folder), args.seed)
         dataset = open_dataset(folder, cache=folder)
-        report = Trainer(config, dataset, args.output, progress).run()
-    show_training(report, args.json)
+        trainer = Trainer(config, dataset, args.output, progress)
+        if not args.json:
+            show_planned(trainer.learner)
+        trainer.run()
+        show_training(trainer, args.json)
     return 0
 
 

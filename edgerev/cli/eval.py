@@ -25,7 +25,7 @@ def run(args: argparse.Namespace) -> int:
     if args.json:
         print_json({"part": part, **result._asdict()})
     elif result.accuracy is not None:
-        print(f"accuracy {100 * result.accuracy:.2f} % of {result.samples} samples ({part})")
+        print(f"accuracy {100 * result.accuracy:.2f} % of {result.samples:,d} samples ({part})")
     else:
-        print(f"mean squared error {result.squared_error:.6g} over {result.samples} samples ({part})")
+        print(f"mean squared error {result.squared_error:.6g} over {result.samples:,d} samples ({part})")
     return 0

@@ -74,7 +74,10 @@ def run(args: argparse.Namespace) -> int:
 
         threads = options.get("threads", 1)
         estimated = estimate_figures(_machine(args, threads), choice, recipe.batch, threads)
-    _show(args, choice, recipe, estimated)
+    if args.json:
+        _show_json(choice, estimated)
+    else:
+        _show(args, choice, net, recipe, options, estimated)
     return 0
 
 
@@ -138,28 +141,42 @@ def _pareto(args: argparse.Namespace, net: Net, recipe: Recipe, options: dict[st
     return 0
 
 
-def _show(args: argparse.Namespace, choice: Choice, recipe: Recipe, estimated: dict[str, Any] | None) -> None:
-    from edgerev.cli.show import print_json, regions_table
+def _show_json(choice: Choice, estimated: dict[str, Any] | None) -> None:
+    from edgerev.cli.show import print_json
 
     plan = choice.plan
-    regions = {region.value: size for region, (_, size) in plan.regions.items()}
-    if args.json:
-        print_json({
-            "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes,
-            "guard_bytes": plan.guard_bytes, "regions": regions,
-            "parameters": choice.program.trainable, "instructions": len(choice.program),
-            "schedule": choice.schedule.to_dict(), **({"estimate": estimated} if estimated else {}),
-        })  # fmt: skip
-        return
-    print(f"arena       {plan.arena_bytes:>12,d} B for {choice.program.trainable:,d} parameters, batch {recipe.batch}")
-    print(f"activations {plan.activation_bytes:>12,d} B, whatever the depth" if not choice.schedule.stored else
-          f"activations {plan.activation_bytes:>12,d} B, {choice.schedule.stored} functions stored")  # fmt: skip
-    print(f"schedule    {choice.schedule}")
-    print("\n".join(regions_table(regions)))
-    if estimated:
-        from edgerev.cli.tables import show_estimate
+    print_json({
+        "arena_bytes": plan.arena_bytes, "activation_bytes": plan.activation_bytes, "guard_bytes": plan.guard_bytes,
+        "regions": _regions(choice), "parameters": choice.program.trainable, "instructions": len(choice.program),
+        "schedule": choice.schedule.to_dict(), **({"estimate": estimated} if estimated else {}),
+    })  # fmt: skip
 
+
+def _regions(choice: Choice) -> dict[str, int]:
+    return {region.value: size for region, (_, size) in choice.plan.regions.items()}
+
+
+def _show(
+    args: argparse.Namespace, choice: Choice, net: Net, recipe: Recipe, options: dict[str, Any],
+    estimated: dict[str, Any] | None,
+) -> None:
+    from edgerev.cli.planned import schedule_text
+    from edgerev.cli.show import paragraph, regions_table
+    from edgerev.cli.tables import show_estimate
+    from edgerev.position import MemoryRequest
+
+    asked = MemoryRequest(options.get("budget"), options.get("schedule"))
+    stored = choice.schedule.stored
+    kept = f"those of {stored} residual functions stored" if stored else "whatever the depth"
+    print(f"arena       {choice.plan.arena_bytes:>12,d} B for {choice.program.trainable:,d} parameters, "
+          f"batch {recipe.batch}")  # fmt: skip
+    print(f"activations {choice.plan.activation_bytes:>12,d} B, {kept}")
+    print(paragraph("schedule", schedule_text(choice, net, recipe, asked)))
+    if estimated:
         show_estimate(estimated)
+    if args.plot:
+        print(f"picture     {args.plot}")
+    print("\n".join(regions_table(_regions(choice))))
 
 
 def _describe(args: argparse.Namespace) -> tuple[Net, Recipe, dict[str, Any]]:

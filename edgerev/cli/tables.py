@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from edgerev.cli.show import paragraph
+
 BY = {"by_batch": "batches", "by_wearer": "wearers"}  # a list in rows, and what its columns are called
 
 Column = tuple[str, Callable[[dict[str, Any]], str]]  # heading, and what a row shows below it
@@ -202,11 +204,11 @@ def show_estimate(figures: dict[str, Any]) -> None:
     if figures["peak_rss_bytes"]:
         print(f"process     {figures['peak_rss_bytes']:>12,d} B at its peak, with Python, trained from plain buffers")
     if figures["measured"]:
-        print("            predicted; the machine was calibrated")
+        print(paragraph("", "predicted from a calibration of that machine"))
         return
-    print(f"            an estimate from data sheets, not measured on a board: {figures['least_ms']:.3g} to "
-          f"{figures['most_ms']:.3g} ms")  # fmt: skip
-    print(f"            {figures['source']}")
+    print(paragraph("", f"estimated from data sheets, not measured on a board: {figures['least_ms']:.2g} to "
+                f"{figures['most_ms']:.2g} ms"))  # fmt: skip
+    print(paragraph("", figures["source"]))
 
 
 def show_pareto(figures: dict[str, Any]) -> None:

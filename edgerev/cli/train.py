@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> int:
         args.output, replace=args.resume or args.force, advice="add --resume to go on from it, or --force to replace it"
     )
     from edgerev.cli.progress import progress
-    from edgerev.cli.show import show_training
+    from edgerev.cli.show import show_planned, show_training
     from edgerev.config import load_config
     from edgerev.data import open_dataset
     from edgerev.train import Trainer
@@ -45,13 +45,15 @@ def run(args: argparse.Namespace) -> int:
     trainer = Trainer(config, open_dataset(args.data, label=config.data.label), args.output, progress)
     if args.resume:
         _resume(trainer, args.output)
+    if not args.json:
+        show_planned(trainer.learner)
     with _stopping(trainer) as caught:
         try:
-            report = trainer.run()
+            trainer.run()
         except StoppedError as stop:
             print(f"edgerev: {stop}; add --resume to go on", file=sys.stderr)
             return 128 + caught[0]
-    show_training(report, args.json)
+    show_training(trainer, args.json)
     return 0
 
 

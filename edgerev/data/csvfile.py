@@ -62,6 +62,16 @@ def open_csv(stack: ExitStack, path: Path, label: str | Sequence[str] | None) ->
     return Part(name, (len(features),), "float32", shape, "float32" if targets else "int32", columns, blocks)
 
 
+def _way_to_columns(header: list[str]) -> str:
+    """Return what to do about a column that is not there."""
+    if len(header) == 1 and any(mark in header[0] for mark in ";\t|"):
+        return "the columns seem not to be separated by commas; write the file with commas"
+    return (
+        'name one of these as the label (data.label = "NAME" in the configuration, or --label NAME), or add the line '
+        "of names if it is missing"
+    )
+
+
 def _check_header(name: str, header: list[str], wanted: list[str]) -> None:
     if not header:
         raise DataError(f"{name} is empty; expected a line with the names of the columns; add it")
@@ -69,8 +79,8 @@ def _check_header(name: str, header: list[str], wanted: list[str]) -> None:
     missing = [column for column in wanted if column not in header]
     if missing:
         raise DataError(
-            f"{name} has no column {', '.join(missing)}; expected it among its columns {shown}; name one of these "
-            "as the label, or add the line of names if it is missing"
+            f"{name} has no column {', '.join(missing)}; expected it among its columns {shown}; "
+            + _way_to_columns(header)
         )
     twice = sorted({column for column in header if header.count(column) > 1}) if len(set(header)) < len(header) else []
     if twice:
@@ -144,7 +154,7 @@ def _numbers(name: str, chunk: list[Line], header: list[str], columns: list[int]
             column = next(column for column in columns if not _is_number(row[column]))
             raise DataError(
                 f"{name}, line {number}, column {header[column]} is {row[column][:40]!r}; expected a number; repair or "
-                "remove the line"
+                "remove the line, or the column if it holds text"
             ) from None
     return usable(block, lambda where: f"{name}, line {chunk[where[0]][0]}, column {header[columns[where[1]]]}")
 
