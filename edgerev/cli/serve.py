@@ -32,7 +32,10 @@ def run(args: argparse.Namespace) -> int:
     try:
         import waitress.server  # noqa: F401  # asked before anything is begun
     except ImportError as error:
-        raise UsageError(f"serving needs waitress ({error}); install it: pip install 'edgerev[serve]'") from error
+        raise UsageError(
+            f"serving needs waitress ({error}); install it: pip install 'edgerev[serve]'; in a bundle, "
+            'build that with --run "serve --config FILE", which brings it'
+        ) from error
     from edgerev.daemon import log
     from edgerev.daemon.process import serve
 
