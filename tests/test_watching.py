@@ -1,6 +1,7 @@
 """How the daemon shows itself: events, metrics, description."""
 
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -41,6 +42,22 @@ def test_events(tmp_path, cache):
         assert data["waits_for"] == ""
         assert daemon.end() == 0
         assert [*stream][1:] == []  # it ended
+
+
+def test_a_page_that_is_closed_is_no_event(tmp_path, cache):
+    with another(tmp_path, listen="127.0.0.1:0") as daemon:
+        for _ in range(5):  # one more than may watch: the last is told once one of the first is gone
+            while True:
+                response, connection = daemon.open("GET", "/v1/events")
+                if response.status == 200:
+                    break
+                connection.close()
+            response.readline()
+            connection.close()
+            response.close()
+        daemon.process.send_signal(signal.SIGTERM)
+        lines = [json.loads(line)["event"] for line in daemon.process.stderr]
+    assert lines == ["stopping", "ended"]
 
 
 def test_as_many_streams_as_may(tmp_path, cache):

@@ -26,7 +26,6 @@ def set_up(level: int = logging.INFO) -> None:
     handler.setFormatter(Lines(_style(sys.stderr)))
     handler.addFilter(Seldom())
     logging.basicConfig(level=level, handlers=[handler], force=True)
-    logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # it warns of each request that waits for a moment
     logging.raiseExceptions = False  # a reader that is gone must not fill the log with that
 
 

@@ -203,7 +203,8 @@ class Server:
         )  # fmt: skip
         self._server.channel_class = functools.partial(_Channel, access, settings.request_seconds)
         self.waiting: deque[Any] = self._server.task_dispatcher.queue
-        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # that calls wait for a commit is no news
+        logging.getLogger("waitress").setLevel(logging.WARNING)  # each page that is closed is a client gone
+        logging.getLogger("waitress.queue").setLevel(logging.ERROR)  # calls may wait for a commit
 
     @property
     def port(self) -> int | None:
