@@ -5,11 +5,11 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
-from edgerev.checkpoint_reader import Whole, verified
+from edgerev.checkpoint_reader import MOST_NAMED, Whole, verified
 from edgerev.continual.consolidation import CONSOLIDATIONS
-from edgerev.errors import CheckpointError, UsageError
+from edgerev.errors import AnotherModelError, CheckpointError, UsageError
 from edgerev.losses import LOSSES
 from edgerev.net import Net
 from edgerev.optimizers import OPTIMIZERS, Clip, RateSchedule
@@ -21,6 +21,7 @@ from edgerev.runtime import Runtime
 CHECKPOINT_FORMAT = "2"
 KEPT = (Region.PARAMETERS, Region.OPTIMIZER, Region.CONSOLIDATION)
 SAMPLE_FREE = (*KEPT, Region.CONTROL)  # no sample passes through these
+MOST_LETTERS = 60  # of a value in a message
 _WORDS = {kind: word for word, kind in (*OPTIMIZERS.items(), *LOSSES.items(), *CONSOLIDATIONS.items())}
 
 
@@ -158,22 +159,42 @@ def check_alike(path: str, found: Contents, net: Net, recipe: Recipe) -> None:
 
     Raises
     ------
-    CheckpointError
+    AnotherModelError
         Net, kind of optimizer or kind of loss are not those of the learner; the message says which.
     """
-    there, here = facts(found.net, found.recipe), facts(net, recipe)
-    differences = [f"{name} {there[name]}, not {here[name]}" for name in there if there[name] != here[name]]
+    there, here = found.net.to_dict() | _training(found.recipe), net.to_dict() | _training(recipe)
+    differences = [*_differences("", there, here)]
     if differences:
-        raise CheckpointError(
-            f"{path} belongs to another net or another way of training: {'; '.join(differences)}; expected the same; "
-            "go back to what it was made with, or start anew in another file"
-        )
+        more = len(differences) - MOST_NAMED
+        raise AnotherModelError(path, "; ".join(differences[:MOST_NAMED]) + (f"; and {more} more" if more > 0 else ""))
+
+
+def _differences(name: str, there: Any, here: Any) -> Iterator[str]:
+    """Yield what differs in plain data, down to the keys and places that do."""
+    if isinstance(there, dict) and isinstance(here, dict):
+        for key in there | here:
+            yield from _differences(f"{name}.{key}".lstrip("."), there.get(key), here.get(key))
+    elif isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
+        for place, pair in enumerate(zip(there, here)):
+            yield from _differences(f"{name}.{place}", *pair)
+    elif there != here:
+        yield f"{name} {_short(there)}, not {_short(here)}"
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, (dict, list)) and len(json.dumps(value)) > MOST_LETTERS:
+        return f"{len(value)} entries"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def facts(net: Net, recipe: Recipe) -> dict[str, str]:
     """Return, by name and as text, all that decides what a model's numbers mean."""
-    found = {name: json.dumps(value) for name, value in net.to_dict().items()}
-    found["optimizer"] = _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0)
-    found["consolidation"] = _WORDS[type(recipe.consolidation)] if recipe.consolidation else "none"
-    found["loss"] = _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None)
-    return found
+    return {name: json.dumps(value) for name, value in net.to_dict().items()} | _training(recipe)
+
+
+def _training(recipe: Recipe) -> dict[str, str]:
+    return {
+        "optimizer": _WORDS[type(recipe.optimizer)] + " without momentum" * (recipe.optimizer.moments == 0),
+        "consolidation": _WORDS[type(recipe.consolidation)] if recipe.consolidation else "none",
+        "loss": _WORDS[type(recipe.loss)] + " with weights" * (recipe.loss.weights is not None),
+    }

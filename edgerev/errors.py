@@ -52,6 +52,22 @@ class CheckpointError(EdgerevError):
     """A checkpoint cannot be read or written, or belongs to another net."""
 
 
+class AnotherModelError(CheckpointError):
+    """A checkpoint belongs to another net, another kind of optimizer or another kind of loss.
+
+    Attributes
+    ----------
+    differences : what it has, and not what was expected
+    """
+
+    def __init__(self, path: str, differences: str) -> None:
+        super().__init__(
+            f"{path} belongs to another net or another way of training: {differences}; expected the same; go back to "
+            "what it was made with, or start anew in another file"
+        )
+        self.differences = differences
+
+
 class StoppedError(EdgerevError):
     """Training was asked to stop, and did between two steps."""
 

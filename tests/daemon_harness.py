@@ -18,9 +18,9 @@ NPZ = {"Content_Type": "application/x-npz"}
 CENTRES = 3 * np.eye(3, 4)
 
 
-def save_model(path):
-    """Write an untrained model of four inputs and three named classes."""
-    net = Net((4,), Dense(8), (Block((ReLU(), Dense(4))),), Head(3))
+def save_model(path, inputs=4, units=8):
+    """Write an untrained model of three named classes."""
+    net = Net((inputs,), Dense(units), (Block((ReLU(), Dense(units // 2))),), Head(3))
     learner = Learner(net, optimizer=AdamW(1e-2), batch=8, seed=1)
     learner.classes = list(CLASSES)
     learner.save(str(path))
@@ -50,7 +50,8 @@ class Socket(http.client.HTTPConnection):
 class Daemon:
     """A running daemon with the model in a folder; `ask` returns status and answer.
 
-    `tables` are added to the configuration as they are; `listen` is a Unix socket unless it is set.
+    `tables` are added to the configuration as they are; `listen` is a Unix socket unless it is set. `serving` is its
+    log's first line.
     """
 
     def __init__(self, folder, tables="", **settings):
@@ -66,7 +67,8 @@ class Daemon:
         self.process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
         line = self.process.stderr.readline()
         assert '"serving"' in line, line + self.process.stderr.read()
-        self.where = json.loads(line)["listen"]
+        self.serving = json.loads(line)
+        self.where = self.serving["listen"]
 
     @property
     def socket(self):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -10,7 +11,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from daemon_harness import Daemon, Socket, samples
+from daemon_harness import Daemon, Socket, samples, save_model
 from test_serve import daemon  # noqa: F401  # a fixture
 
 pytest.importorskip("waitress", reason="the package waitress is not installed")
@@ -209,6 +210,47 @@ def test_what_a_socket_cannot_be(folder):
     assert (folder / "file").read_text() == "mine"
     assert "No such file" in refused(folder, listen=f"unix:{folder / 'no' / 'where'}")
     assert "expected a folder that may be written to" in refused(folder, store=str(folder / "no" / "where.db"))
+
+
+@pytest.mark.parametrize(
+    ("other", "difference"),
+    [
+        ({"units": 12}, "stem.channels 8, not 12; backbone.0.F.1.channels 4, not 6"),
+        ({"inputs": 5}, "bytes of a sample: 16, not 20"),
+    ],
+)
+def test_a_store_of_another_model(folder, other, difference):
+    Daemon(folder).end()
+    model = str(folder / "another.edgerev")
+    save_model(Path(model), **other)
+    message = refused(folder, store=str(folder / "edgerev.db"), model=model, listen="127.0.0.1:0")
+    assert difference in message
+    assert "name another store, or the model that this one was made with" in message
+    assert "damage" not in message
+    assert len(message) < 600
+    Daemon(folder).end()  # it is as it was
+
+
+def test_the_log_says_what_the_model_was(folder):
+    daemon = Daemon(folder)  # noqa: F811
+    model, store = str(folder / "model.edgerev"), str(folder / "edgerev.db")
+    assert daemon.serving["message"].endswith(f"sock, beginning with {model}; {store} keeps the model from now on")
+    daemon.ask("POST", "/v1/samples", {"samples": samples(1600)})
+    daemon.until(lambda status: status["trained"] == 1600)
+    daemon.end()
+    daemon.start()
+    going_on = rf", going on from generation \d of {store} \(trained 1,600 samples\)"
+    assert re.search(rf"{going_on}; {model} was taken only at the first start$", daemon.serving["message"])
+    daemon.end()
+
+
+def test_without_waitress(folder, cli, monkeypatch):
+    monkeypatch.setitem(sys.modules, "waitress", None)
+    (folder / "edgerev.toml").write_text(f"[serve]\nmodel = '{folder}/model.edgerev'")
+    shown = cli("serve", "--config", folder / "edgerev.toml")
+    assert shown.code == 2
+    assert "pip install 'edgerev[serve]'" in shown.err
+    assert 'build that with --run "serve --config FILE"' in shown.err
 
 
 def test_too_little_memory(folder):

@@ -242,7 +242,7 @@ def test_a_request_too_many_does_not_harm_its_companions(store):
 
 def test_another_model_s_file(tmp_path, store):
     store.close()
-    with pytest.raises(StoreError, match=r"was made for .*'x_bytes': 2.*expected .*'x_bytes': 3"):
+    with pytest.raises(StoreError, match=r"made for another model or version: bytes of a sample: 2, not 3; expected"):
         Store(store.path, 3, 1, 10)
 
 

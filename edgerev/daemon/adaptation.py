@@ -21,7 +21,7 @@ from edgerev.daemon.guard import Decision, WindowGuard
 from edgerev.daemon.keeper import Keeper
 from edgerev.daemon.settings import ServeSettings
 from edgerev.daemon.store import Sample, Store
-from edgerev.errors import CheckpointError, DataError, NumericError, StoreError, UsageError
+from edgerev.errors import AnotherModelError, CheckpointError, DataError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
 from edgerev.numbers import BELOW_ONE, TINY
 
@@ -51,6 +51,7 @@ class Adaptation:
     problems : the newest ones that generations had
     last_window : what was noted of it, since the start
     drifts, rollbacks, refused : how often each came, batches for the last
+    begun_from : generation that it went on from at the start; 0 if it began with the learner as it was
 
     Raises
     ------
@@ -58,6 +59,8 @@ class Adaptation:
         The settings do not fit the model.
     StoreError
         No generation that is kept can be loaded.
+    AnotherModelError
+        They are those of another model.
     """
 
     def __init__(
@@ -84,10 +87,12 @@ class Adaptation:
         self._changed = False  # whether the model is another than the newest generation
         self.after = self.saved = store.trained
         self._saved_at = time.monotonic()
-        if store.generations():
+        found = store.generations()
+        if found:
             self._load()
         else:
             self.save()
+        self.begun_from = self._loaded_number if found else 0
 
     def configure(self, settings: ServeSettings) -> None:
         """Go on with other settings, but for whether there is a guard."""
@@ -99,8 +104,10 @@ class Adaptation:
         """Take the newest generation that is whole, and what belongs to it."""
         for number in self.store.generations():
             try:
-                self._take(json.loads(self.store.state(number)), number)
                 self._keeper.restore(number)
+                self._take(json.loads(self.store.state(number)), number)
+            except AnotherModelError:
+                raise
             except (CheckpointError, StoreError, ValueError, LookupError, TypeError) as error:
                 self._tell_problem(f"generation {number} cannot be used: {error}")
                 continue

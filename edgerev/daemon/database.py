@@ -22,6 +22,7 @@ SALVAGED = ".salvaged"  # what a file's name has besides while what was salvaged
 NEW = ".new"  # ... while it is made
 PAGE_BYTES = 2048  # smaller ones let less be written for single samples, more for generations
 LOG_BYTES = 4 << 20  # of the log at which it is written back, whatever happens
+_FACTS = {"schema": "tables of version", "x_bytes": "bytes of a sample:", "y_bytes": "bytes of a label:"}
 _PRAGMAS = (
     "locking_mode=EXCLUSIVE",  # no index of the log in a mapped file, which would be written to flash now and then
     f"page_size={PAGE_BYTES}", "journal_mode=WAL", "synchronous=FULL", "wal_autocheckpoint=0", "secure_delete=ON",
@@ -197,9 +198,13 @@ class Database:
                 raise sqlite3.DatabaseError(str(error)) from error
             raise StoreError(f"{self.path} holds other tables; expected a store; name another file") from error
         if found != facts and _sum(found) == self.one("PRAGMA user_version"):
+            differences = [
+                f"{_FACTS.get(name, name)} {found.get(name)}, not {value}"
+                for name, value in facts.items() if found.get(name) != value
+            ]  # fmt: skip
             raise StoreError(
-                f"{self.path} was made for {found}; expected {facts}, those of this model; name another file, or go "
-                "back to the model that it belongs to"
+                f"{self.path} was made for another model or version: {', '.join(differences)}; expected a store of "
+                "this one; name another store, or the model that this one was made with"
             )
         there = {sql for (sql,) in self._db.execute("SELECT sql FROM sqlite_master WHERE name NOT LIKE 'sqlite_%'")}
         if found != facts or there != set(tables):

@@ -152,7 +152,7 @@ def serve(config: str, settings: ServeSettings, *, stdin: bool = False, stay: bo
         service.start()
         release_freed()  # by planning
         where = settings.listen if server.port is None else f"{settings.host}:{server.port}"
-        service.events.tell("serving", message=f"serving {settings.model} on {where}", listen=where)
+        service.events.tell("serving", message=f"serving on {where}, {service.beginning()}", listen=where)
         notify("READY=1", f"STATUS={service.summary()}")
         try:
             for door in doors:

@@ -24,7 +24,15 @@ from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
 from edgerev.daemon.values import Values
-from edgerev.errors import DataError, EdgerevError, NumericError, QueueFullError, StoreError, UsageError
+from edgerev.errors import (
+    AnotherModelError,
+    DataError,
+    EdgerevError,
+    NumericError,
+    QueueFullError,
+    StoreError,
+    UsageError,
+)
 from edgerev.learner import Learner
 
 LOOK_SECONDS = 1.0  # between two looks at what may let training go on, or wait
@@ -77,6 +85,11 @@ class Service:
             if not self.store.mend(str(error)):
                 raise
             made = Adaptation(*given)
+        except AnotherModelError as error:
+            raise StoreError(
+                f"{self.store.path} belongs to another model than {self.settings.model}: {error.differences}; expected "
+                "the same net, optimizer and loss; name another store, or the model that this one was made with"
+            ) from error
         if self.store.salvaged is not None:
             facts = self.store.salvaged._asdict()
             self.events.tell("salvaged", logging.ERROR, message=str(self.store.salvaged), **facts)
@@ -368,6 +381,16 @@ class Service:
         reason = self.problem or self.gate.waits_for
         rest = f"; training waits: {reason}" if reason else ""
         return f"{self.learner.steps} steps, {len(self.store)} samples wait{rest}"
+
+    def beginning(self) -> str:
+        """Return what the model was at the start, in half a sentence."""
+        store, model, number = self.settings.store, self.settings.model, self.adaptation.begun_from
+        if not number:
+            return f"beginning with {model}; {store} keeps the model from now on"
+        return (
+            f"going on from generation {number} of {store} (trained {self.adaptation.after:,} samples); "
+            f"{model} was taken only at the first start"
+        )
 
 
 def _rows(values: array, count: int) -> list[array]:
