@@ -52,6 +52,10 @@ MORE = [("ENOSPC", False), ("EROFS", False), ("EACCES", False), ("EDQUOT", True)
 TROUBLES = FEW + [pytest.param(*one, marks=pytest.mark.long) for one in MORE]
 
 
+def taken(status):
+    return tuple(status[name] for name in ("to_learn", "unlabelled", "unsaved"))
+
+
 @pytest.mark.parametrize(("error", "growing"), TROUBLES)
 def test_it_goes_on_once_the_disk_does(daemon, disk, error, growing):
     assert send(daemon, 20)[0] == 202
@@ -65,7 +69,7 @@ def test_it_goes_on_once_the_disk_does(daemon, disk, error, growing):
         assert daemon.ask("POST", "/v1/labels", {"labels": [{"id": unlabelled[0], "y": 1}]})[0] == 503
     assert daemon.ask("POST", "/v1/predict", {"samples": [[0, 0, 0, 0]]})[0] == 200
     status = daemon.ask("GET", "/v1/status")[1]
-    assert status["waiting"] == before["waiting"] == 21
+    assert taken(status) == taken(before) == (4, 1, 16)
     assert "cannot write" in status["store_problem"]
     disk.strike(0)
     code, answer = send(daemon, 43, 2)
@@ -73,7 +77,7 @@ def test_it_goes_on_once_the_disk_does(daemon, disk, error, growing):
     assert answer["ids"] == list(range(22, 65))  # those that were refused took no number
     assert daemon.ask("POST", "/v1/labels", {"labels": [{"id": unlabelled[0], "y": 1}]}) == (200, {"unknown": []})
     status = daemon.until(lambda status: status["saved"] == 64)
-    assert status["waiting"] == 0
+    assert taken(status) == (0, 0, 0)
     assert status["store_problem"] == ""
     assert daemon.end() == 0
 
@@ -98,7 +102,7 @@ def test_starting_on_a_full_disk(daemon, disk):
     disk.strike(errno.ENOSPC, growing=True)
     daemon.start()
     status = daemon.until(lambda status: status["steps"] == 1)
-    assert status["waiting"] == 12
+    assert taken(status) == (4, 0, 8)
     assert send(daemon, 4)[0] == 503
     disk.strike(0)
     assert send(daemon, 4)[0] == 202
@@ -121,7 +125,7 @@ def test_starting_on_a_read_only_disk(daemon, disk):
     assert "edgerev.db" in refused(daemon)
     disk.strike(0)
     daemon.start()
-    assert daemon.until(lambda status: status["steps"] == 1)["waiting"] == 12
+    assert taken(daemon.until(lambda status: status["steps"] == 1)) == (4, 0, 8)
 
 
 def test_no_room_to_salvage(daemon, disk):
@@ -138,7 +142,7 @@ def test_no_room_to_salvage(daemon, disk):
     disk.strike(0)
     daemon.start()
     assert "salvaged" in "".join(daemon.told)
-    assert daemon.until(lambda status: status["steps"] == 8)["waiting"] == 3
+    assert daemon.until(lambda status: status["steps"] == 8)["to_learn"] == 3
 
 
 def test_a_small_file_system_that_is_full(folder, tmp_path):

@@ -166,7 +166,7 @@ def test_discovery_may_be_off(serve, peer):
 
 def taken(status):
     """Return how many samples were taken in: those that are gone since they are in a generation, and the others."""
-    return status["saved"] + status["waiting"]
+    return status["trained"] + status["to_learn"] + status["unlabelled"]
 
 
 def test_what_came_while_the_daemon_was_away_is_learned(serve, peer):
@@ -297,7 +297,7 @@ def test_a_full_queue_pushes_back(serve, peer):
         peer.send("edgerev/samples", {"samples": samples(8, part)})
     peer.get("edgerev/events", lambda body: body["kind"] == "door_waits")
     status = daemon.ask("GET", "/v1/status")[1]
-    assert (status["waiting"], status["steps"]) == (56, 0)  # a little is left for calls that come together
+    assert (status["to_learn"], status["steps"]) == (56, 0)  # a little is left for calls that come together
     peer.send("edgerev/command", "resume")  # is not held back behind the samples
     daemon.until(lambda status: status["trained"] == 800)
     peer.get("edgerev/events", lambda body: body["kind"] == "door_goes_on")

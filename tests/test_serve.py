@@ -1,5 +1,6 @@
 """`edgerev serve` as a process of its own, asked over a Unix socket."""
 
+import json
 import signal
 import threading
 
@@ -67,8 +68,14 @@ def test_a_full_queue_says_so(folder):
     assert daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 15})[0] == 202
     response, connection = daemon.open("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 1})
     assert (response.status, response.headers["Retry-After"]) == (429, "60")  # nothing has been trained yet
-    assert b"15 of 16 samples wait already" in response.read()
+    message = json.loads(response.read())["error"]
+    assert "asked for room for 1, and there is room for 0: of serve.most_samples 16, 0 are to be learned" in message
+    assert "15 have no label, 0 are learned and not saved yet, and 1 are left for requests that come to" in message
     connection.close()
+    daemon.ask("POST", "/v1/control", {"do": "pause"})
+    code, answer = daemon.ask("POST", "/v1/samples", {"samples": [{"x": [0, 0, 0, 0]}] * 2})
+    assert code == 429
+    assert "training and saving make room, but training waits: paused; send them again in 60 s" in answer["error"]
     daemon.end()
 
 

@@ -63,7 +63,7 @@ def change(running, old, new):
 
 
 def test_systemd_hears_how_it_is(systemd, daemon):  # noqa: F811
-    assert told(systemd, "READY")[1] == "STATUS=0 steps, 0 samples wait"
+    assert told(systemd, "READY")[1] == "STATUS=0 steps, 0 samples to learn, 0 not saved yet"
     assert daemon.ask("GET", "/v1/status")[0] == 200
     for _ in range(2):
         assert "WATCHDOG=1" in told(systemd, "STATUS")
@@ -72,7 +72,7 @@ def test_systemd_hears_how_it_is(systemd, daemon):  # noqa: F811
     assert told(systemd, "READY") == ["READY=1"]
     daemon.ask("POST", "/v1/predict", {"samples": [[0, 0, 0, 0]]})
     daemon.ask("POST", "/v1/samples", {"samples": samples(8)})
-    lines = told(systemd, "STATUS=0 steps, 8 samples wait; training waits: ")  # a long wait is no hang
+    lines = told(systemd, "STATUS=0 steps, 8 samples to learn, 0 not saved yet; training waits: ")  # which is no hang
     assert "WATCHDOG=1" in lines
     assert "WATCHDOG=1" in told(systemd, "STATUS")
     daemon.process.send_signal(signal.SIGTERM)
@@ -171,9 +171,9 @@ def test_an_end_under_load_loses_nothing_acknowledged(folder, how):
         client.close()
     assert not os.path.exists(daemon.socket)
     daemon.start()
-    status = daemon.until(lambda status: status["waiting"] < 8 + status["trained"] - status["saved"])
+    status = daemon.until(lambda status: status["to_learn"] < 8)
     assert len(set(acknowledged)) == len(acknowledged)
-    assert status["trained"] + status["waiting"] - (status["trained"] - status["saved"]) >= len(acknowledged)
+    assert status["trained"] + status["to_learn"] >= len(acknowledged)
     daemon.end()
 
 

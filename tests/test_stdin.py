@@ -50,7 +50,7 @@ def test_a_file_is_learned_and_saved_and_the_daemon_ends(folder):
     assert code == 0, errors
     assert answers == [{"id": number} for number in range(1, 804)]
     after = status(folder)
-    assert (after["steps"], after["trained"], after["waiting"]) == (100, 800, 3)
+    assert (after["steps"], after["trained"], after["to_learn"]) == (100, 800, 3)
 
 
 def test_labels_predictions_and_errors_in_order(folder):
@@ -108,7 +108,7 @@ def test_what_was_acknowledged_is_there_after_a_cut(folder, how):
     process.communicate(timeout=60)
     assert process.returncode == (0 if how == signal.SIGTERM else -how)
     found = status(folder)
-    assert found["trained"] + found["waiting"] == 20
+    assert found["trained"] + found["to_learn"] == 20
 
 
 def test_it_may_stay_after_the_end_of_its_input(folder):

@@ -170,6 +170,24 @@ def test_ids_and_numbers_are_never_used_again(tmp_path):
     assert seen == list(range(1, 19))
 
 
+def test_what_samples_wait_for_is_counted(tmp_path):
+    store = Store(str(tmp_path / "daemon.db"), 2, 1, 10)
+    ids = store.put([*labelled(1, 2), Arrival(b"x3"), Arrival(b"x4"), Arrival(b"x5"), Arrival(b"x6")])
+    store.label([(ids[2], b"3"), (ids[2], b"3"), (99, b"3")])
+    assert (store.unlabelled, store.newest, len(store)) == (3, 3, 6)
+    with pytest.raises(QueueFullError):
+        store.put([Arrival(b"x7")] * 5)
+    store.forget(ids[3:4])
+    assert (store.unlabelled, store.newest, len(store)) == (2, 3, 5)
+    store.close()
+    store = Store(str(tmp_path / "daemon.db"), 2, 1, 10)
+    store.advance(2, [])
+    assert (store.unlabelled, store.newest, len(store)) == (2, 3, 3)
+    assert store.expire(0) == 2
+    assert (store.unlabelled, store.newest, len(store)) == (0, 3, 1)
+    store.close()
+
+
 @pytest.mark.parametrize("number", [0, -1, 2, 2**31, 2**63 - 1, 2**63, -(2**63) - 1, 10**30])
 def test_labels_for_ids_that_never_were(store, number):
     store.put([Arrival(b"x1")])
@@ -187,7 +205,7 @@ def test_keys_that_cannot_be_kept(store, key):
 
 def test_a_full_queue_takes_nothing(store):
     store.put(labelled(*range(9)))
-    with pytest.raises(QueueFullError, match="9 of 10 samples wait already; expected room for 2 more"):
+    with pytest.raises(QueueFullError, match=r"for 2, and there is room for 1 of serve\.most_samples 10; training"):
         store.put(labelled(1, 2))
     assert len(store) == 9
     store.put(labelled(1))
@@ -382,7 +400,7 @@ def check_after_cuts(path, sent):
     store = Store(str(path), SIZE, 4, 1000)
     model, after = newest(store)
     model = trained(model, store.ready(after, 10**6))
-    stored = store._number
+    stored = store.newest
     assert store.salvaged is None
     store.close()
     assert stored >= len(sent)  # one more than was acknowledged may have been written

@@ -98,7 +98,7 @@ def test_metrics(tmp_path, cache):
     assert values["edgerev_samples_total", "accepted"] == 68
     assert values["edgerev_samples_total", "trained"] == 64
     assert values["edgerev_predictions_total",] == 3
-    assert values["edgerev_queue_samples",] == 68
+    assert [values["edgerev_queue_samples", state] for state in ("to_learn", "unlabelled", "unsaved")] == [4, 0, 64]
     assert values["edgerev_rollbacks_total",] == 0
     assert values["edgerev_generations_total",] == 1
     assert values["edgerev_guard_bytes",] == values["edgerev_arena_bytes", "guard"] > 0

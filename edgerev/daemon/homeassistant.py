@@ -16,7 +16,8 @@ from edgerev.daemon.settings import MqttTable
 _SENSORS: dict[str, tuple[str, dict[str, Any]]] = {
     "usual_accuracy": ("Accuracy", {"state_class": "measurement", "suggested_display_precision": 3}),
     "loss": ("Loss", {"state_class": "measurement", "suggested_display_precision": 3}),
-    "waiting": ("Queue", {"state_class": "measurement", "unit_of_measurement": "samples"}),
+    "to_learn": ("Samples to learn", {"state_class": "measurement", "unit_of_measurement": "samples"}),
+    "unsaved": ("Samples not saved yet", {"state_class": "measurement", "unit_of_measurement": "samples"}),
     "trained": ("Samples trained", {"state_class": "total_increasing", "unit_of_measurement": "samples"}),
     "celsius": ("Temperature", {
         "state_class": "measurement", "device_class": "temperature", "unit_of_measurement": "°C",

@@ -71,14 +71,15 @@ def render(facts: Mapping[str, Any], durations: Durations, doors: Mapping[str, i
     """
     counts, latest = facts["counts"], facts["latest"] or [None] * 5
     outcomes = {name: counts[name] for name in SAMPLES}
+    queue = {state: facts[state] for state in ("to_learn", "unlabelled", "unsaved")}
     waits = {reason: 1 for reason in (facts["problem"] and "trouble", facts["waits_for"]) if reason}
     lines: list[str] = []
     for name, kind, text, value in (
         ("samples_total", "counter", "Samples by what became of them", ("outcome", outcomes)),
         ("predictions_total", "counter", "Samples that were answered", counts["predictions"]),
         ("steps_total", "counter", "Training steps of the model", facts["steps"]),
-        ("queue_samples", "gauge", "Samples that wait, with and without label", facts["waiting"]),
-        ("queue_limit_samples", "gauge", "Samples that may wait", facts["most_samples"]),
+        ("queue_samples", "gauge", "Samples in the store by what they wait for", ("state", queue)),
+        ("queue_limit_samples", "gauge", "Samples that the store may have", facts["most_samples"]),
         ("trained_number", "gauge", "Number of the last sample that was learned", facts["trained"]),
         ("saved_number", "gauge", "Number of the last sample that the newest generation learned", facts["saved"]),
         ("loss", "gauge", "Prequential loss", latest[2]),

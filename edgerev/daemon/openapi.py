@@ -124,13 +124,22 @@ def _list(items: Schema) -> Schema:
     return {"type": "array", "items": items}
 
 
+def _count(description: str) -> Schema:
+    return {**COUNT, "description": description}
+
+
 def _or_null(kind: str) -> Schema:
     return {"type": [kind, "null"]}
 
 
 STATUS = {
     **_object(
-        steps=COUNT, waiting=COUNT, most_samples=COUNT, trained=COUNT, saved=COUNT, commits=COUNT, arena_bytes=COUNT,
+        to_learn=_count("Samples with a label that are still to be learned"),
+        unlabelled=_count("Samples that wait for a label"),
+        unsaved=_count("Samples learned since the newest generation; after a power cut they are learned again"),
+        most_samples=_count("So many of these three kinds may be there together, less one in 16"),
+        steps=COUNT, trained=_count("Number of the last sample that was learned"), commits=COUNT, arena_bytes=COUNT,
+        saved=_count("Number of the last sample that the newest generation learned"),
         drifts=COUNT, rollbacks=COUNT, refused_batches=COUNT, usual_accuracy=_or_null("number"), guard_bytes=COUNT,
         problem=TEXT, problems=_list(TEXT), store_problem=TEXT, syncs=COUNT, waits_for=TEXT, counts=COUNTS,
         uptime_seconds=NUMBER, rss_bytes=COUNT, peak_rss_bytes=COUNT,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections import deque
@@ -41,10 +42,11 @@ class Pace:
             self._saved = min(self._saved + (now - self._when) * self._rate, BURST_SECONDS * self._rate)
             self._when = now
             if self._saved < 0:
+                owed, seconds = math.ceil(-self._saved), -self._saved / self._rate
                 raise QueueFullError(
-                    f"more than {self._rate:g} samples came in a second; expected fewer, as limits.samples_per_second "
-                    "says; send them again later",
-                    -self._saved / self._rate,
+                    f"asked for room for {count}, and there is room for none: {owed} too many came before, "
+                    f"for limits.samples_per_second {self._rate:g}; send them again in {math.ceil(seconds)} s",
+                    seconds,
                 )
             self._saved -= count
 

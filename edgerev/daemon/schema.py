@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from edgerev.errors import DataError
+from edgerev.errors import DataError, QueueFullError
 
 SCHEMA = 2
 PARTS = "parts0", "parts1"  # by the number of the generation
@@ -75,3 +75,11 @@ def check_key(key: str | None) -> None:
         raise DataError(f"key {key!r} is no text ({error}); expected one of whole characters; change it") from error
     if size > KEY_BYTES:
         raise DataError(f"a key of {size} bytes in UTF-8; expected at most {KEY_BYTES}; send a shorter one")
+
+
+def no_room(count: int, room: int, most: int) -> QueueFullError:
+    """Return the error for samples that there is no room for."""
+    return QueueFullError(
+        f"asked for room for {count}, and there is room for {max(0, room)} of serve.most_samples {most}; training and "
+        "saving make room; send them again later"
+    )

@@ -19,26 +19,17 @@ from edgerev.daemon.gate import Gate
 from edgerev.daemon.history import History
 from edgerev.daemon.metrics import SAMPLES, Counts
 from edgerev.daemon.pace import Pace, Rate
+from edgerev.daemon.room import Room
 from edgerev.daemon.sensors import resident
 from edgerev.daemon.settings import ServeSettings, merge
 from edgerev.daemon.store import Arrival, Store
 from edgerev.daemon.turn import Turn
 from edgerev.daemon.values import Values
-from edgerev.errors import (
-    AnotherModelError,
-    DataError,
-    EdgerevError,
-    NumericError,
-    QueueFullError,
-    StoreError,
-    UsageError,
-)
+from edgerev.errors import AnotherModelError, DataError, EdgerevError, NumericError, StoreError, UsageError
 from edgerev.learner import Learner
 
 LOOK_SECONDS = 1.0  # between two looks at what may let training go on, or wait
 ANSWERS_KEPT = 20
-RESERVE = 16  # the last of so many parts of the queue is for calls that come together
-MOST_SECONDS = 60.0  # after which somebody whose samples were refused may ask again, at the latest
 
 
 class Service:
@@ -51,6 +42,7 @@ class Service:
     values : turns what doors are told into bytes
     history : how well the model did
     rate : of learning
+    room : for samples
     counts : of samples and answers since the start
     answers : the newest: unix time, class, its probability
     problem : what keeps training from going on, or ""; samples are still taken in, and predictions answered
@@ -67,6 +59,7 @@ class Service:
         self.adaptation = self._adaptation()
         self.gate = Gate(settings, learner.recipe.batch, self._labelled, self.events.tell)
         self.history, self.rate, self.counts = History(self.adaptation), Rate(), Counts((*SAMPLES, "predictions"))
+        self.room = Room(self.store, self.adaptation, self.rate, lambda: self.problem or self.gate.waits_for)
         self.pace = Pace(settings.limits.samples_per_second)
         self.answers: deque[list[Any]] = deque(maxlen=ANSWERS_KEPT)
         self._wake, self._stopping = threading.Event(), threading.Event()
@@ -285,7 +278,7 @@ class Service:
             if count > self.store.most_samples:
                 raise DataError(f"{count} samples at once; expected at most {self.store.most_samples}; send fewer")
             self.pace.spend(count)
-            self._need_room(count)
+            self.room.need(count)
             ids = self.store.put(arrivals, notes)
         self.counts.add("accepted", count)
         self._wake.set()
@@ -299,17 +292,6 @@ class Service:
         except EdgerevError:
             self.counts.add("refused", samples)
             raise
-
-    def _need_room(self, count: int) -> None:
-        """Raise a QueueFullError a little before the queue is full, with the time that training takes to make room."""
-        waiting, most = len(self.store), self.store.most_samples
-        over = waiting + count - (most - most // RESERVE)
-        if over > 0 and waiting:
-            rate = self.rate.per_second if not self.gate.waits_for and not self.problem else 0.0
-            raise QueueFullError(
-                f"{waiting} of {most} samples wait already; expected room for {count} more; send them again later",
-                min(over / rate, MOST_SECONDS) if rate else MOST_SECONDS,
-            )
 
     def label(self, labels: Sequence[Any]) -> list[int]:
         """Give samples their labels; return the ids that no sample waits under.
@@ -365,7 +347,7 @@ class Service:
         """Return what the daemon is doing, in numbers."""
         writes = self.store.writes
         return {
-            "steps": self.learner.steps, "waiting": len(self.store), "most_samples": self.store.most_samples,
+            "steps": self.learner.steps, **self.room.taken(), "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved,
             "commits": writes.commits, "syncs": writes.syncs, "written_bytes": written_bytes(),
             "store_problem": self.store.problem,
@@ -380,7 +362,8 @@ class Service:
         """Return what the daemon is doing, in a line."""
         reason = self.problem or self.gate.waits_for
         rest = f"; training waits: {reason}" if reason else ""
-        return f"{self.learner.steps} steps, {len(self.store)} samples wait{rest}"
+        to_learn, _, unsaved = self.room.taken().values()
+        return f"{self.learner.steps} steps, {to_learn} samples to learn, {unsaved} not saved yet{rest}"
 
     def beginning(self) -> str:
         """Return what the model was at the start, in half a sentence."""

@@ -291,7 +291,7 @@ class ServeSettings(Table):
     listen : "host:port", or "unix:" and the path of a socket
     token_file : file with the token that requests must carry; needed, and made, where others can reach the address
     threads : that compute together
-    most_samples : samples that may wait before more are refused
+    most_samples : samples that the store may have before more are refused
     label_seconds : after which a sample without label is deleted
     request_bytes : most bytes of a request
     request_seconds : after which a connection is closed whose request is not there yet, or whose answer is not taken

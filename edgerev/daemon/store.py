@@ -26,8 +26,8 @@ from typing import TYPE_CHECKING
 
 from edgerev.daemon.database import SALVAGED, Database, Writes, hold, make
 from edgerev.daemon.generations import Generations
-from edgerev.daemon.schema import SCHEMA, TABLES, Arrival, Sample, check_key, check_sizes
-from edgerev.errors import DamagedError, QueueFullError, StoreError, UsageError
+from edgerev.daemon.schema import SCHEMA, TABLES, Arrival, Sample, check_key, check_sizes, no_room
+from edgerev.errors import DamagedError, StoreError, UsageError
 from edgerev.numbers import INT32_MAX, whole
 
 if TYPE_CHECKING:
@@ -47,10 +47,6 @@ class _Request:
         self.error: BaseException | None = None
         self.woken = threading.Event()  # when it is done, or is to commit
 
-    @property
-    def done(self) -> bool:
-        return self.ids is not None or self.error is not None
-
 
 class Store(Generations):
     """The daemon's file; may be used by several threads of one process.
@@ -59,11 +55,13 @@ class Store(Generations):
     ----------
     path : the file; made if it is not there, and anew, with what can still be read, if it is damaged
     x_bytes, y_bytes : of one sample and of one target
-    most_samples : samples that may wait, with and without label, before more are refused
+    most_samples : samples that may be kept, see `len`, before more are refused
 
     Attributes
     ----------
     salvaged : what became of a damaged file, or None
+    unlabelled : samples that wait for a label
+    newest : number of the newest sample that has one
 
     Raises
     ------
@@ -110,10 +108,10 @@ class Store(Generations):
         """Find out how many samples there are, and which are the newest."""
         with self._db.telling("read"):
             one = self._db.one
-            self._count = one("SELECT count(*) FROM waiting") + one("SELECT count(*) FROM ready")
+            self.unlabelled, self._labelled = (one(f"SELECT count(*) FROM {table}") for table in ("waiting", "ready"))
             ids = [one(f"SELECT coalesce(max(id), 0) FROM {table}") for table in ("waiting", "ready", "keys")]
             self._id = max(*ids, self._fact("newest_id"))
-            self._number = one("SELECT coalesce(max(number), 0) FROM ready") or self.trained
+            self.newest = one("SELECT coalesce(max(number), 0) FROM ready") or self.trained
             self._seconds = max(one("SELECT coalesce(max(arrived), 0) FROM waiting"), self._fact("seconds"))
             self._opened = monotonic()
             if one("SELECT count(*) FROM ready WHERE number <= ?", self.trained):
@@ -174,7 +172,7 @@ class Store(Generations):
             waits, self._committing = self._committing, True
         if waits:  # not for the lock: whoever has it next would have to sync before this one learned that it is done
             request.woken.wait()
-        if not request.done:
+        if request.ids is None and request.error is None:
             self._commit_arrivals()
         if request.error is not None:
             raise request.error
@@ -200,11 +198,9 @@ class Store(Generations):
         taken: list[tuple[_Request, list[int]]] = []
         with self._changing():
             for request in requests:
-                if self._count + len(request.arrivals) > self.most_samples:
-                    request.error = QueueFullError(
-                        f"{self._count} of {self.most_samples} samples wait already; expected room for "
-                        f"{len(request.arrivals)} more; send them again later"
-                    )
+                room = self.most_samples - len(self)
+                if len(request.arrivals) > room:
+                    request.error = no_room(len(request.arrivals), room, self.most_samples)
                 else:
                     taken.append((request, [self._insert(arrival) for arrival in request.arrivals]))
                     for note in request.notes.items():
@@ -221,14 +217,15 @@ class Store(Generations):
             if known:
                 return known[0]
         self._id += 1
-        self._count += 1
         if arrival.key is not None:
             self._db.execute("INSERT INTO keys VALUES (?, ?)", self._id, arrival.key)
         if arrival.y is None:
+            self.unlabelled += 1
             self._db.execute("INSERT INTO waiting VALUES (?, ?, ?)", self._id, self._now(), arrival.x)
         else:
-            self._number += 1
-            row = self._number, self._id, arrival.x, arrival.y
+            self.newest += 1
+            self._labelled += 1
+            row = self.newest, self._id, arrival.x, arrival.y
             self._db.execute("INSERT INTO ready VALUES (?, ?, ?, ?, 1)", *row)
         return self._id
 
@@ -262,9 +259,11 @@ class Store(Generations):
         if not 0 < number <= self._id:  # SQLite has no numbers of any size
             return False
         move = "INSERT INTO ready SELECT ?, id, x, ?, ? FROM waiting WHERE id = ?"
-        if not self._db.execute(move, self._number + 1, y, known, number).rowcount:
+        if not self._db.execute(move, self.newest + 1, y, known, number).rowcount:
             return False
-        self._number += 1
+        self.newest += 1
+        self._labelled += 1
+        self.unlabelled -= 1
         self._db.execute("DELETE FROM waiting WHERE id = ?", number)
         return True
 
@@ -279,7 +278,7 @@ class Store(Generations):
         """Delete waiting samples by id, those that still wait."""
         with self._changing():
             for number in numbers:
-                self._count -= self._db.execute("DELETE FROM waiting WHERE id = ?", number).rowcount
+                self.unlabelled -= self._db.execute("DELETE FROM waiting WHERE id = ?", number).rowcount
             self._remember()
 
     def expire(self, seconds: int) -> int:
@@ -300,7 +299,7 @@ class Store(Generations):
                 return 0
             with self._changing():
                 gone = self._db.execute("DELETE FROM waiting WHERE arrived <= ?", last).rowcount
-                self._count -= gone
+                self.unlabelled -= gone
                 self._remember()
             return gone
 
@@ -344,8 +343,8 @@ class Store(Generations):
                 raise UsageError(f"trained up to sample {trained}; expected {self.trained} or later; load the newest")
             with self._changing():
                 number = self._write_generation(trained, parts, state)
-                self._count -= self._db.execute("DELETE FROM ready WHERE number <= ?", trained).rowcount
-                self._number = max(self._number, trained)
+                self._labelled -= self._db.execute("DELETE FROM ready WHERE number <= ?", trained).rowcount
+                self.newest = max(self.newest, trained)
                 self._drop_generations({*keep, *range(number - GENERATIONS_KEPT + 1, number + 1)})
                 self._add_history(history)
                 self._remember()
@@ -353,8 +352,8 @@ class Store(Generations):
             return number
 
     def __len__(self) -> int:
-        """Samples that wait, with and without label."""
-        return self._count
+        """Samples that are kept: without label, to be learned, and learned since the newest generation."""
+        return self.unlabelled + self._labelled
 
     @property
     def writes(self) -> Writes:
@@ -380,12 +379,12 @@ class Store(Generations):
     def _changing(self) -> Iterator[None]:
         """Do all of what is inside in one transaction, or nothing; what is counted goes back with it."""
         with self._lock:
-            before = self._count, self._id, self._number
+            before = self.unlabelled, self._labelled, self._id, self.newest
             try:
                 with self._db.transaction():
                     yield
             except BaseException:
-                self._count, self._id, self._number = before
+                self.unlabelled, self._labelled, self._id, self.newest = before
                 raise
 
     def _fact(self, name: str) -> int:
