@@ -90,7 +90,16 @@ def test_history(tmp_path, cache):
         status = daemon.until(lambda status: status["trained"] == 168)
         assert status["latest"][1] == 168
         assert status["latest"][4] is None
-        assert daemon.ask("GET", "/v1/history")[1]["points"][-1][1] == 168
+        assert status["last_window"] == history["points"][0]
+        assert daemon.ask("GET", "/v1/history")[1] == history  # of windows that are over
+        assert daemon.end() == 0
+        daemon.start()
+        assert daemon.ask("GET", "/v1/status")[1]["latest"] == history["points"][0]  # not at present, with old answers
+        daemon.ask("POST", "/v1/samples", {"samples": samples(8)})
+        first = daemon.until(lambda status: status["trained"] == 176)
+        assert first["latest"][1] == 176
+        later = daemon.until(lambda status: status["uptime_seconds"] > first["uptime_seconds"] + 0.3)
+        assert later["latest"] == first["latest"]
 
 
 def test_control(tmp_path, cache):

@@ -65,6 +65,9 @@ def test_it_follows_what_happens(browser, running):
     teach(running)
     page.wait_for_selector("#accuracy:has-text('%')")
     page.wait_for_selector("#chart .dot.loss")
+    page.wait_for_selector("#unsaved:text-is('64')")
+    assert (page.text_content("#queue"), page.text_content("#queue-note")) == ("0", "samples")
+    page.wait_for_selector("#state-text:text-is('Idle')")
     assert re.match(r"Accuracy and loss from .* 0 drifts, 0 rollbacks", page.get_attribute("#chart svg", "aria-label"))
     page.wait_for_selector("#answers tr")
     assert page.locator("#answers tr td").nth(1).text_content() in ("left", "right", "rest")
@@ -72,11 +75,33 @@ def test_it_follows_what_happens(browser, running):
     page.wait_for_selector("#state[data-tone=wait]")
     assert page.text_content("#state-text") == "Paused"
     assert "paused" in page.text_content("#events")
-    assert re.search(r"parameters.*\d.B", page.text_content("#regions"))
+    assert re.search(r"parameters.*\d.B", page.text_content("#arena-list"))
     running.end()
     page.wait_for_selector("#state-text:text-is('No connection')")
     assert all("ERR_CONNECTION_REFUSED" in problem for problem in problems)
     page.close()
+
+
+def test_the_chart_has_what_was_measured_when_it_was(browser, tmp_path, cache):
+    tables = "[serve.training]\ngeneration_samples = 64\n[serve.guard]\nwindow = 64"
+    with another(tmp_path, tables, listen="127.0.0.1:0") as daemon:
+        page, problems = visit(browser, daemon)
+        page.wait_for_selector("#state[data-tone=good]")
+        for count in (72, 56):
+            teach(daemon, count)
+        daemon.until(lambda status: status["trained"] == 128)
+        daemon.ask("POST", "/v1/control", {"do": "rollback"})
+        page.wait_for_selector("#chart path.rollback:not(.stem)")  # it came after the newest point
+        history = daemon.ask("GET", "/v1/history")[1]
+        assert [point[1] for point in history["points"]] == [64, 128]
+        assert page.evaluate("measured().at(-1)") == history["points"][-1]
+        before = page.get_attribute("#chart .dot.loss", "cx")
+        page.reload()
+        page.wait_for_selector("#chart .dot.loss")
+        assert page.evaluate("measured()") == history["points"]
+        assert page.get_attribute("#chart .dot.loss", "cx") == before
+        assert problems == []
+        page.close()
 
 
 @pytest.mark.long

@@ -87,12 +87,9 @@ class Adaptation:
         self._changed = False  # whether the model is another than the newest generation
         self.after = self.saved = store.trained
         self._saved_at = time.monotonic()
-        found = store.generations()
-        if found:
-            self._load()
-        else:
+        self.begun_from = self._load() if store.generations() else 0
+        if not self.begun_from:
             self.save()
-        self.begun_from = self._loaded_number if found else 0
 
     def configure(self, settings: ServeSettings) -> None:
         """Go on with other settings, but for whether there is a guard."""
@@ -100,8 +97,8 @@ class Adaptation:
 
     # -- generations ------------------------------------------------------------------------------------------
 
-    def _load(self) -> None:
-        """Take the newest generation that is whole, and what belongs to it."""
+    def _load(self) -> int:
+        """Take the newest generation that is whole, and what belongs to it; return its number."""
         for number in self.store.generations():
             try:
                 self._keeper.restore(number)
@@ -115,7 +112,7 @@ class Adaptation:
             self._loaded_number, self._changed = number, False
             if self._accepted_number not in (NONE, number):
                 self._load_accepted(number)
-            return
+            return number
         raise StoreError(
             f"{self.store.path} has no generation that can be used ({'; '.join(self.problems)}); expected one; "
             "start anew from an exported model, in another file"
@@ -265,6 +262,7 @@ class Adaptation:
     def _watch(self, samples: list[Sample], x: array, y: array) -> None:
         """Let guard and detector see what is answered before it is learned."""
         accepted, candidate = self._answers(x)
+        self.guard.answered = round(time.time(), 1)
         classes, worse = len(candidate) // len(samples), False
         for place, (sample, label) in enumerate(zip(samples, y)):
             row = slice(classes * place, classes * (place + 1))

@@ -23,5 +23,6 @@ def describe(service: Service) -> dict[str, Any]:
         "regions": {region.value: size for region, (_, size) in service.learner.plan.regions.items() if size},
         "events": service.events.counts.copy(), "samples_per_second": round(service.rate.per_second, 1),
         "model": os.path.basename(settings.model), "version": __version__, "controls": [*service.controls],
-        "latest": service.history.latest(), "answers": list(service.answers),
+        "latest": service.history.latest(), "last_window": service.history.last_window(),
+        "answers": list(service.answers),
     }  # fmt: skip

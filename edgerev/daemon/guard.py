@@ -118,11 +118,12 @@ class WindowGuard:
     Attributes
     ----------
     reason : why the model went back the last time
+    answered : unix time of the newest answer since the start, or 0; no part of the state, and nothing is decided by it
     """
 
     def __init__(self, classes: int, table: GuardTable) -> None:
         self.classes, self.table = classes, table
-        self.reason = ""
+        self.reason, self.answered = "", 0.0
         self.window, self.behind = Window(classes), Behind()
         self.good_windows = 0
         self.usual_accuracy: float | None = None

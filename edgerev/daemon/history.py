@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -30,22 +29,24 @@ class History:
         before = points_and_marks(adaptation.notes(LINES))["points"]
         self._before = before[-1] if before else None  # the start
 
+    def last_window(self) -> list[Any] | None:
+        """Return the point of the last window that is over; None before there is one."""
+        line = self._adaptation.last_window
+        return self._before if line is None else _point(line)
+
     def latest(self) -> list[Any] | None:
-        """Return the newest point: of the window at hand, or of the last one; None before there is any."""
-        window, table = self._adaptation.guard.window, self._adaptation.settings.guard
-        if window.known < min(LEAST, table.window):
-            line = self._adaptation.last_window
-            return self._before if line is None else _point(line)
+        """Return the newest point: of the window at hand as far as it is, or of the last one."""
+        guard, table = self._adaptation.guard, self._adaptation.settings.guard
+        window = guard.window
+        if window.known < min(LEAST, table.window) or not guard.answered:
+            return self.last_window()
         sums = window.loss, window.right, window.usual if table.on else None
         shares = (None if value is None else value / window.known for value in sums)
-        return [round(time.time(), 1), self._adaptation.after, *shares]
+        return [guard.answered, self._adaptation.after, *shares]
 
     def to_dict(self) -> dict[str, list]:
-        """Return points and marks, the oldest first."""
-        found, latest = points_and_marks(self._adaptation.notes(LINES)), self.latest()
-        if latest and (not found["points"] or found["points"][-1][1] < latest[1]):
-            found["points"].append(latest)
-        return found
+        """Return the points of windows that are over, and marks, the oldest first."""
+        return points_and_marks(self._adaptation.notes(LINES))
 
 
 def points_and_marks(lines: Sequence[str]) -> dict[str, list]:

@@ -145,8 +145,8 @@ STATUS = {
         uptime_seconds=NUMBER, rss_bytes=COUNT, peak_rss_bytes=COUNT,
         written_bytes=_or_null("integer"), celsius=_or_null("number"), memory_limit=_or_null("integer"),
         regions=COUNTS, events=COUNTS,
-        samples_per_second=NUMBER, latest={"type": ["array", "null"]}, answers=_list({"type": "array"}),
-        model=TEXT, version=TEXT, controls=_list(TEXT),
+        samples_per_second=NUMBER, latest=_or_null("array"), last_window=_or_null("array"),
+        answers=_list({"type": "array"}), model=TEXT, version=TEXT, controls=_list(TEXT),
     ),
     "additionalProperties": True,
 }  # fmt: skip

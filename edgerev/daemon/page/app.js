@@ -3,7 +3,7 @@
 
 const $ = id => document.getElementById(id);
 const KEY = "edgerev-token", MOST_POINTS = 960, MOST_EVENTS = 50;
-const points = [], marks = [], events = [];
+const points = [], marks = [], events = [];  // points of windows that are over; that of the one at hand is the status's
 let token = sessionStorage.getItem(KEY) || "", status = null, drawn = {};
 
 // -- making elements ------------------------------------------------------------------------------------------------
@@ -103,12 +103,11 @@ function take(kind, data) {
   if (kind === "event") {
     events.unshift(data);
     events.length = Math.min(events.length, MOST_EVENTS);
-    if (["drift", "rollback"].includes(data.kind) && !marks.some(mark => mark[0] === data.time && mark[2] === data.kind))
+    if (["drift", "rollback"].includes(data.kind) && !marks.some(mark => Math.abs(mark[0] - data.time) < 1 && mark[2] === data.kind))
       marks.push([data.time, 0, data.kind, data.message || ""]);
   } else if (kind === "status") {
     status = data;
-    const newest = points.at(-1);
-    if (data.latest && (!newest || data.latest[1] > newest[1])) points.push(data.latest);
+    if (data.last_window && !(points.at(-1)?.[1] >= data.last_window[1])) points.push(data.last_window);
     if (points.length > MOST_POINTS) points.splice(0, points.length - MOST_POINTS);
     render();
   }
@@ -168,10 +167,10 @@ function tell(tone, text) {
 // -- the panels -----------------------------------------------------------------------------------------------------
 
 function render() {
-  const { problem, waits_for: reason, latest, waiting, most_samples: most, controls } = status;
+  const { problem, waits_for: reason, latest, to_learn: due, unlabelled, unsaved, most_samples: most, controls } = status;
   if (problem) tell("bad", "Stopped");
   else if (reason) tell("wait", reason === "paused" ? "Paused" : `Waiting: ${reason}`);
-  else tell("good", status.samples_per_second && waiting ? "Learning" : "Running");
+  else tell("good", status.samples_per_second ? "Learning" : "Idle");
   warn([problem, status.store_problem, ...status.problems].filter(Boolean).join("; "));
   const paused = reason === "paused";
   $("toggle").dataset.do = paused ? "resume" : "pause";
@@ -182,10 +181,12 @@ function render() {
   write("accuracy", latest ? percent(latest[3]) : "–");
   write("loss", latest ? number(latest[2], 3) : "–");
   write("rate", number(status.samples_per_second, status.samples_per_second < 10 ? 1 : 0));
-  write("queue", number(waiting));
-  write("queue-note", `of ${number(most)}`);
-  $("queue-gauge").style.width = `${100 * waiting / most}%`;
-  $("queue-gauge").classList.toggle("full", waiting > .9 * most);
+  const kept = due + unlabelled + unsaved;
+  write("queue", number(due));
+  write("queue-note", unlabelled ? `and ${number(unlabelled)} without label` : "samples");
+  write("unsaved", number(unsaved));
+  $("queue-gauge").style.width = `${100 * kept / most}%`;
+  $("queue-gauge").classList.toggle("full", kept > .9 * most);
   write("celsius", status.celsius === null ? "–" : `${number(status.celsius, 1)}\u202f°C`);
   write("celsius-note", status.celsius === null ? "no sensor" : "hottest zone");
   write("about", `edgerev ${status.version}, running for ${span(status.uptime_seconds)}`);
@@ -208,22 +209,21 @@ function list(id, rows) {
 
 function renderMemory() {
   const regions = Object.entries(status.regions).sort((one, other) => other[1] - one[1]);
-  const arena = status.arena_bytes, rss = status.rss_bytes ?? arena, rest = Math.max(rss - arena, 0);
+  const arena = status.arena_bytes, rss = status.rss_bytes ?? arena, limit = status.memory_limit ?? 0;
   const shown = regions.slice(0, 7), others = regions.slice(7).reduce((sum, [, size]) => sum + size, 0);
   if (others) shown.push(["other regions", others]);
-  const total = Math.max(status.memory_limit ?? 0, arena + rest);
-  const segments = [...shown.map(([name, size], place) => [plain(name), size, `k${place}`]), ["Python and libraries", rest, "rest"]];
-  $("memory-total").classList.toggle("bad", Boolean(status.memory_limit) && rss > status.memory_limit);
-  write("memory-total", status.memory_limit ? `${bytes(rss)} of ${bytes(status.memory_limit)}` : bytes(rss));
-  list("regions", [
-    ...segments.map(([name, size, swatch]) => [name, bytes(size), swatch]),
-    ["arena, as planned", bytes(arena), ""],
-    ...(status.peak_rss_bytes ? [["most in use since the start", bytes(status.peak_rss_bytes), ""]] : []),
-  ]);
-  if (!changed("bar", [segments, total])) return;
-  $("memory-bar").setAttribute("aria-label", `Memory: ${bytes(rss)} in use, of it ${bytes(arena)} for the arena` +
-    (status.memory_limit ? `; ${bytes(status.memory_limit)} allowed` : ""));
-  $("memory-bar").replaceChildren(...segments.map(([, size, swatch]) => {
+  bar("arena", shown.map(([name, size], place) => [plain(name), size, `k${place}`]), arena);
+  bar("process", [["arena", arena, "whole"], ["Python and libraries", Math.max(rss - arena, 0), "rest"]], Math.max(limit, rss));
+  write("arena-total", bytes(arena));
+  write("process-total", limit ? `${bytes(rss)} of ${bytes(limit)}` : bytes(rss));
+  $("process-total").classList.toggle("bad", Boolean(limit) && rss > limit);
+  write("process-peak", status.peak_rss_bytes ? `${bytes(status.peak_rss_bytes)} at most since the start` : "");
+}
+
+function bar(id, segments, total) {
+  list(`${id}-list`, segments.map(([name, size, swatch]) => [name, bytes(size), swatch]));
+  if (!changed(`${id}-bar`, [segments, total])) return;
+  $(`${id}-bar`).replaceChildren(...segments.map(([, size, swatch]) => {
     const part = make("i", { class: swatch });
     part.style.width = `${100 * size / total}%`;
     return part;
@@ -258,7 +258,8 @@ function renderWork() {
   list("work", [
     ["samples taken in", number(counts.accepted)], ["learned", number(counts.trained)],
     ["refused", number(counts.refused)], ["expired without label", number(counts.expired)],
-    ["training steps", number(status.steps)], ["saved up to sample", `${number(status.saved)} of ${number(status.trained)}`],
+    ["training steps", number(status.steps)],
+    ["places taken in the store", `${number(status.to_learn + status.unlabelled + status.unsaved)} of ${number(status.most_samples)}`],
     ["commits to the store", number(status.commits)],
     ...(status.written_bytes === null ? [] : [["written to disk", bytes(status.written_bytes)]]),
   ]);
@@ -266,22 +267,29 @@ function renderWork() {
 
 // -- the chart: two plots over one axis of time ---------------------------------------------------------------------
 
+function measured() {  // all points, that of the window at hand at last
+  const latest = status?.latest;
+  return latest && !(points.at(-1)?.[1] >= latest[1]) ? [...points, latest] : points;
+}
+
 function renderChart() {
   const box = $("chart"), width = box.clientWidth, height = box.clientHeight;
+  const points = measured();
   if (!width || !changed("chart", [points.length, points.at(-1), marks.length, width, height])) return;
   show("accepted-legend", points.some(point => point[4] !== null));
-  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary() });
+  const svg = draw("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": summary(points) });
   box.replaceChildren(svg);
   const left = 44, right = width - 10, foot = height - 22, middle = Math.round(.56 * foot);
-  const first = points[0]?.[0] ?? Date.now() / 1000 - 60, last = Math.max(points.at(-1)?.[0] ?? 0, first + 60);
+  const first = points[0]?.[0] ?? Date.now() / 1000 - 60;
+  const last = Math.max(first + 60, ...[points.at(-1), marks.at(-1)].map(one => one?.[0] ?? 0));
   const x = time => left + (time - first) / (last - first) * (right - left);
   for (const [time, text] of ticks(first, last, width))
     svg.append(draw("text", { x: x(time), y: height - 4, "text-anchor": "middle" }, text));
   const losses = points.map(point => point[2]), high = rounded(Math.max(...losses, .1));
   const rates = [1, ...points.flatMap(point => [point[3], point[4] ?? point[3]])];
   const least = Math.min(...rates), [low, steps] = SCALES.find(([low]) => low <= least);
-  plot(svg, "Accuracy", "", [left, right, 22, middle], low, 1, percentTick, x, steps);
-  plot(svg, "Loss", "loss", [left, right, middle + 34, foot], 0, high, value => number(value, high < 1 ? 2 : 1), x, 2);
+  plot(svg, points, "Accuracy", "", [left, right, 22, middle], low, 1, percentTick, x, steps);
+  plot(svg, points, "Loss", "loss", [left, right, middle + 34, foot], 0, high, value => number(value, high < 1 ? 2 : 1), x, 2);
   for (const [time, , kind, message] of marks) {
     if (!["drift", "rollback"].includes(kind) || time < first || time > last) continue;
     const at = x(time), glyph = kind === "drift" ? "M0 -5l5 5-5 5-5-5z" : "M-5 -4h10l-5 9z";
@@ -296,7 +304,7 @@ function renderChart() {
       .map(text => make("td", {}, text)))));
 }
 
-function plot(svg, title, kind, [left, right, top, bottom], low, high, label, x, steps) {
+function plot(svg, points, title, kind, [left, right, top, bottom], low, high, label, x, steps) {
   const y = value => bottom - (Math.min(Math.max(value, low), high) - low) / (high - low) * (bottom - top);
   const column = kind ? 2 : 3;
   svg.append(draw("text", { class: "title", x: 0, y: top - 9 }, title));
@@ -338,7 +346,7 @@ function ticks(first, last, width) {
   return found;
 }
 
-function summary() {
+function summary(points) {
   if (!points.length) return "Accuracy and loss over time: nothing was learned yet.";
   const newest = points.at(-1), oldest = points[0], count = kind => marks.filter(mark => mark[2] === kind).length;
   return `Accuracy and loss from ${clock(oldest[0])} to ${clock(newest[0])}: accuracy from ${percent(oldest[3])} to ` +
