@@ -9,9 +9,9 @@ import socket
 from collections.abc import Iterator
 from typing import Any
 
+from edgerev.cli.told import lines, outcome
 from edgerev.daemon.settings import ServeSettings, load_settings
 from edgerev.errors import DaemonError
-from edgerev.units import format_bytes
 
 HELP = "ask a running daemon for its status, or tell it what to do"
 ACTIONS = {
@@ -30,25 +30,31 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     for name, text in ACTIONS.items():
         action = actions.add_parser(name, help=text, description=text)
         action.add_argument("--config", required=True, metavar="FILE", help="TOML file of the daemon")
-        action.add_argument("--json", action="store_true", help="print the status as JSON")
+        action.add_argument("--json", action="store_true", help="print the status, after it, as JSON")
         if name == "export":
             action.add_argument("output", metavar="FILE", help="checkpoint to write")
             action.add_argument("--force", action="store_true", help="replace a file that is there")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Do it, and show the status after it."""
+    """Do it, and say what came of it; with --json, the status after it."""
     settings = load_settings(args.config)
     if args.action == "export":
         _export(settings, args.output, replace=args.force)
-    elif args.action != "status":
-        b"".join(_ask(settings, "POST", "/v1/control", {"do": args.action}))
-    status = json.loads(b"".join(_ask(settings, "GET", "/v1/status")))
-    if args.json:
-        print(json.dumps(status, indent=2))
+    status = _status(settings, "GET", "/v1/status")
+    if args.action == "status":
+        told = "\n".join(lines(status))
+    elif args.action == "export":
+        told = f"{args.output} has the model as it is now"
     else:
-        print("\n".join(_lines(status)))
+        before, status = status, _status(settings, "POST", "/v1/control", {"do": args.action})
+        told = outcome(args.action, before, status)
+    print(json.dumps(status, indent=2) if args.json else told)
     return 0
+
+
+def _status(settings: ServeSettings, *request: Any) -> dict[str, Any]:
+    return json.loads(b"".join(_ask(settings, *request)))
 
 
 def _export(settings: ServeSettings, output: str, *, replace: bool) -> None:
@@ -135,14 +141,3 @@ def _reason(answer: bytes) -> str:
         return json.loads(answer)["error"]
     except (ValueError, KeyError, TypeError):
         return answer.decode(errors="replace")[:200]
-
-
-def _lines(status: dict[str, Any]) -> Iterator[str]:
-    """Yield lines for people: a name and a value each."""
-    width = max(map(len, status))
-    for name, value in status.items():
-        if name.endswith("_bytes") and isinstance(value, int):
-            value = f"{value:,d} ({format_bytes(value)})"
-        elif isinstance(value, (list, dict)):
-            value = json.dumps(value) if value else ""
-        yield f"{name:<{width}}  {'-' if value in ('', None) else value}"

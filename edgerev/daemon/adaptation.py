@@ -51,6 +51,7 @@ class Adaptation:
     problems : the newest ones that generations had
     last_window : what was noted of it, since the start
     drifts, rollbacks, refused : how often each came, batches for the last
+    generation : the one that was written or loaded last
     begun_from : generation that it went on from at the start; 0 if it began with the learner as it was
 
     Raises
@@ -82,7 +83,7 @@ class Adaptation:
         self.detector = DriftDetector(len(learner.runtime.view("input.mean")))
         self.guard = WindowGuard(learner.net.head.outputs, settings.guard)
         self._accepted_number = NONE if self._blank else THIS
-        self._candidate_number, self._loaded_number = THIS, THIS
+        self._candidate_number = self.generation = THIS
         self._accepting = False  # whether a decision to accept is to be carried out yet
         self._changed = False  # whether the model is another than the newest generation
         self.after = self.saved = store.trained
@@ -109,7 +110,7 @@ class Adaptation:
                 self._tell_problem(f"generation {number} cannot be used: {error}")
                 continue
             self.after = self.saved = self.store.trained
-            self._loaded_number, self._changed = number, False
+            self.generation, self._changed = number, False
             if self._accepted_number not in (NONE, number):
                 self._load_accepted(number)
             return number
@@ -153,9 +154,9 @@ class Adaptation:
         return self._save((self._accepted_number, self._candidate_number) if guarded else (THIS, THIS))
 
     def _save(self, kept: tuple[int, int]) -> int:
-        number = self._keeper.write(self.after, self._state(kept), (*kept, self._loaded_number), self._history)
+        number = self._keeper.write(self.after, self._state(kept), (*kept, self.generation), self._history)
         self.saved, self._saved_at = self.after, time.monotonic()
-        self._loaded_number, self._changed = number, False
+        self.generation, self._changed = number, False
         self._history, self._refusing = [], {first for first in self._refusing if first > self.after}
         self._accepted_number, self._candidate_number = (one or number for one in kept)
         return number

@@ -190,8 +190,7 @@ class Application:
         return Answer(200, environ["wsgi.file_wrapper"](file), "application/octet-stream", (length,))
 
     def _metrics(self, _: dict[str, Any]) -> Answer:
-        facts = describe(self.service) | {"generation": max(self.service.store.generations(), default=0)}
-        text = render(facts, self._durations, self._denied())
+        text = render(describe(self.service), self._durations, self._denied())
         return Answer(200, text.encode(), METRICS)
 
     def _page(self, environ: dict[str, Any]) -> Answer:

@@ -65,7 +65,7 @@ def render(facts: Mapping[str, Any], durations: Durations, doors: Mapping[str, i
 
     Parameters
     ----------
-    facts : see `facts.describe`, and `generation`, the number of the newest
+    facts : see `facts.describe`
     durations : of requests
     doors : requests that were refused unread, by the reason
     """

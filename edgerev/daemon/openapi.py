@@ -140,6 +140,7 @@ STATUS = {
         most_samples=_count("So many of these three kinds may be there together, less one in 16"),
         steps=COUNT, trained=_count("Number of the last sample that was learned"), commits=COUNT, arena_bytes=COUNT,
         saved=_count("Number of the last sample that the newest generation learned"),
+        generation=_count("Number of the generation of the model that was written or loaded last"),
         drifts=COUNT, rollbacks=COUNT, refused_batches=COUNT, usual_accuracy=_or_null("number"), guard_bytes=COUNT,
         problem=TEXT, problems=_list(TEXT), store_problem=TEXT, syncs=COUNT, waits_for=TEXT, counts=COUNTS,
         uptime_seconds=NUMBER, rss_bytes=COUNT, peak_rss_bytes=COUNT,

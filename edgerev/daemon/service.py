@@ -348,7 +348,7 @@ class Service:
         writes = self.store.writes
         return {
             "steps": self.learner.steps, **self.room.taken(), "most_samples": self.store.most_samples,
-            "trained": self.adaptation.after, "saved": self.adaptation.saved,
+            "trained": self.adaptation.after, "saved": self.adaptation.saved, "generation": self.adaptation.generation,
             "commits": writes.commits, "syncs": writes.syncs, "written_bytes": written_bytes(),
             "store_problem": self.store.problem,
             "drifts": self.adaptation.drifts, "rollbacks": self.adaptation.rollbacks,
