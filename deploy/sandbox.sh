@@ -50,8 +50,7 @@ echo "root:x:0:0:root:/root:/bin/sh" >"$root/etc/passwd"
 
 cat >"$scratch/board/ssh" <<END
 #!/bin/sh
-# As "ssh [options without a value] HOST COMMAND", with this folder for a board, which has no network where the kernel
-# lets anybody cut it off.
+# As "ssh [options without a value] HOST COMMAND", with this folder for a board; its network is that of this machine.
 folder=\$(dirname "\$(realpath "\$0")")
 home=\$folder/home
 while [ "\${1#-}" != "\${1-}" ]; do shift; done
@@ -59,9 +58,8 @@ while [ "\${1#-}" != "\${1-}" ]; do shift; done
 shift
 set -- /usr/bin/env -i HOME="\$home" PATH=/usr/bin:/bin /bin/sh -c "\$*"
 # home is where it is here: faccessat2, which proot 5.1 does not translate, is then told the truth
-set -- proot -q $qemu -r "\$folder/root" -b /dev -b /proc -b "\$home" -w "\$home" "\$@"
-unshare --map-root-user --net true 2>/dev/null && set -- unshare --map-root-user --net "\$@"
-exec "\$@"
+exec proot -q $qemu -r "\$folder/root" -b /dev -b /proc -b "\$home" -w "\$home" "\$@"
 END
 chmod +x "$scratch/board/ssh"
 mv -T "$scratch/board" "$folder"
+echo "$folder is a board of the architecture $architecture; try: $1/ssh board 'uname -m'"

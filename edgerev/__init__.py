@@ -73,7 +73,15 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
-            value = globals()[name] = getattr(import_module(module), name)
+            try:
+                value = globals()[name] = getattr(import_module(module), name)
+            except ModuleNotFoundError as error:
+                if error.name != "edgerev.kernels":
+                    raise
+                raise ImportError(
+                    f"{__path__[0]} is a part of a checkout; expected an installed edgerev: start Python in another "
+                    "folder, or install the checkout itself with pip install -e '.[jit]'"
+                ) from error
             return value
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 

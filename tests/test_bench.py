@@ -4,6 +4,7 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from edgerev.net import Block, Head, Net
 from edgerev.tools import bench_depth, bench_kernels, bench_peers, peaks, timing
 from edgerev.tools.bench_gemm import gemm_grid
 from edgerev.tools.bench_step import step_learner, step_profile
-from edgerev.tools.child import measured_alone
+from edgerev.tools.child import measured_alone, module_command
 from edgerev.tools.cost import Cost, instruction_cost, section_cost, visits
 from harness import Bench
 
@@ -344,6 +345,15 @@ def test_bench_says_what_is_wrong(arguments, match, cli):
 def test_a_child_that_fails_says_why():
     with pytest.raises(EdgerevError, match=r"measuring failed .*\n.*passes 0"):
         measured_alone("edgerev.tools.bench_gemm:gemm_grid", passes=0)
+
+
+def test_a_child_is_not_led_astray_by_a_checkout_it_is_started_in(tmp_path, monkeypatch):
+    (tmp_path / "edgerev").mkdir()
+    (tmp_path / "edgerev" / "__init__.py").write_text("raise ImportError('a part of a checkout')")
+    monkeypatch.chdir(tmp_path)
+    assert measured_alone("edgerev.tools.memory:rss_bytes") > 0
+    done = subprocess.run(module_command("edgerev", "--version"), capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("edgerev ")
 
 
 def test_commands_of_the_documentation_are_understood():

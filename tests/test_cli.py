@@ -4,6 +4,7 @@ import importlib.util
 import json
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -38,6 +39,15 @@ def raising(error):
         raise error
 
     return run
+
+
+def test_the_package_of_a_checkout_alone_says_what_to_do():
+    """As Python finds it in the present folder, where edgerev is installed from a wheel."""
+    checkout = Path(__file__).resolve().parents[1]
+    command = [sys.executable, "-S", "-c", "from edgerev import Learner"]
+    done = subprocess.run(command, cwd=checkout, env={}, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert f"ImportError: {checkout}/edgerev is a part of a checkout; expected an installed edgerev" in done.stderr
 
 
 def test_the_library_is_imported_by_the_verbs():

@@ -18,6 +18,7 @@ from loopback import HOST
 from pages import ELSEWHERE, LONG_PAGES, OUTSIDE, PAGES, ROOT, SHOWN, blocks, options, script
 from test_sandbox import device  # noqa: F401
 
+from edgerev import Learner, preset
 from edgerev.cli import VERBS, main, verb_parser
 from edgerev.config import check_config
 from edgerev.daemon.settings import ServeSettings, read_table
@@ -46,13 +47,15 @@ def prepared(tmp_path_factory):
         toys.write_npz(folder / "DIR" / f"{part}.npz", images, np.arange(count) % 10)
     np.save(folder / "new.npy", random.integers(0, 256, (5, 28, 28), dtype="u1"))
     (folder / "config.toml").write_text('net.preset = "images"\ntrain.epochs = 1\ntrain.budget = "8MiB"\n')
-    (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "model.edgerev"\nlisten = "127.0.0.1:{PORT}"\n')
-    (folder / "deploy").symlink_to(ROOT / "deploy")  # pages are read in a checkout
+    (folder / "edgerev.toml").write_text(f'[serve]\nmodel = "fan.edgerev"\nlisten = "127.0.0.1:{PORT}"\n')
     for name in ("train", "train.py", "torch_train.py"):  # of the reader, to be measured
         (folder / name).write_text("#!/usr/bin/env python3\nprint('trained')\n")
         (folder / name).chmod(0o755)
     words = ["train", str(folder / "config.toml"), "--data", str(folder / "DIR"), "-o", str(folder / "model.edgerev")]
     assert main(words) == 0
+    learner = Learner(preset("table", (8,), 4))
+    learner.classes = ["even", "loose", "off", "unbalanced"]
+    learner.save(str(folder / "fan.edgerev"))  # of the quick start, as the daemon's page wants it
     return folder
 
 
@@ -115,10 +118,12 @@ class Typist:
 
 def type_page(path, folder, prepared, shared_data, wanted, bin=None):
     """Type the blocks of a page that are wanted, in a copy of the prepared folder."""
-    shutil.copytree(prepared, folder, symlinks=True, dirs_exist_ok=True)
-    if any("edgerev train config.toml --data DIR -o model.edgerev" in block.text for block in blocks(path)):
-        for made in folder.glob("model.edgerev*"):
-            made.unlink()  # that page makes its own
+    shutil.copytree(prepared, folder, dirs_exist_ok=True)
+    (folder.parent / "deploy").symlink_to(ROOT / "deploy")  # pages are read in a folder below the checkout
+    for block in blocks(path):
+        for name in re.findall(r"edgerev train .* -o (\S+)", block.text):
+            for made in folder.glob(f"{name}*"):
+                made.unlink()  # that page makes its own
     typist = Typist(folder, bin)
     try:
         for block in filter(wanted, blocks(path)):
@@ -141,7 +146,7 @@ LONG = [path for path in PAGES if path not in SHORT or any("long" in block.marks
 
 @pytest.mark.parametrize("path", SHORT, ids=lambda path: path.name)
 def test_pages_work_as_typed(path, tmp_path, prepared):
-    type_page(path, tmp_path, prepared, None, lambda block: "long" not in block.marks)
+    type_page(path, tmp_path / "try", prepared, None, lambda block: "long" not in block.marks)
 
 
 @pytest.fixture
@@ -171,7 +176,7 @@ def test_long_blocks_work_as_typed(path, tmp_path, prepared, request):
         data = None  # the blocks that want it are left out
     pushes = any("push " in block.text for block in found if "long" in block.marks)
     bin = request.getfixturevalue("bin_with_ssh") if pushes else None
-    type_page(path, tmp_path / "page", prepared, data, lambda block: True, bin)
+    type_page(path, tmp_path / "try", prepared, data, lambda block: True, bin)
 
 
 def test_every_block_is_run_or_said_why_not():

@@ -23,10 +23,9 @@ pytestmark = pytest.mark.long
 def device(arm_root, arm_ssh, tmp_path_factory):
     """Give an sshd whose sessions run on the ARM device, whose home folder is empty."""
     folder = tmp_path_factory.mktemp("arm")
-    namespaces("--net")
     (folder / "root").symlink_to(arm_root)
     shutil.copy(arm_ssh, folder / "ssh")
-    (folder / "shell").write_text(f'exec {folder}/ssh board "$1"\n')
+    (folder / "shell").write_text(f'exec {namespaces("--net")} {folder}/ssh board "$1"\n')
     with loopback(folder, shell=folder / "shell") as running:
         yield running
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from edgerev.errors import EdgerevError, UsageError
 from edgerev.machine import cache_folder
+from edgerev.tools.child import module_command
 from edgerev.tools.timing import check_rounds
 
 # How many times faster than the better peer a step is to be, one thread.
@@ -188,7 +188,7 @@ def _alternate(commands: Mapping[str, Sequence[str]], rounds: int, seconds: floa
 
 def _ours(net: str, batch: int, threads: int = 1) -> list[str]:
     options = ["--net", net, "--batch", str(batch), "--threads", str(threads)]
-    return [sys.executable, "-m", "edgerev.tools.step_worker", *options]
+    return module_command("edgerev.tools.step_worker", *options)
 
 
 def _peer(python: str, peer: str, net: str, batch: int, folder: str) -> list[str]:

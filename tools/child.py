@@ -18,6 +18,21 @@ from edgerev.errors import EdgerevError
 ONE_THREAD = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
+# as -m, but that what lies in the present folder is no part of the path: that may be a checkout, whose `edgerev` is no
+# whole package (Python 3.11 has -P for it)
+_RUN = """\
+import runpy, sys
+if not sys.path[0]:
+    del sys.path[0]
+runpy.run_module(sys.argv.pop(1), run_name="__main__", alter_sys=True)
+"""
+
+
+def module_command(module: str, *words: str) -> list[str]:
+    """Return the command that runs a module in a fresh Python like this one, whatever folder it is started in."""
+    return [sys.executable, "-c", _RUN, module, *words]
+
+
 def link_package(folder: str) -> None:
     """Make a package `edgerev` in a folder, of links to this one, for a Python in which it is not installed.
 
@@ -35,13 +50,13 @@ def link_package(folder: str) -> None:
         os.symlink(place, os.path.join(package, os.path.basename(place)))
 
 
-def measured_alone(function: str, *, python: str = sys.executable, packages: str = "", **options: Any) -> Any:
+def measured_alone(function: str, *, python: str = "", packages: str = "", **options: Any) -> Any:
     """Return what a function returns in a process of its own, in which NumPy computes with one thread.
 
     Parameters
     ----------
     function : ``module:function``
-    python : the Python of another environment
+    python : the Python of another environment, instead of this one
     packages : folder to start in, where `link_package` has been
     **options : its arguments, which must survive JSON, like what it returns
 
@@ -50,7 +65,8 @@ def measured_alone(function: str, *, python: str = sys.executable, packages: str
     EdgerevError
         The process failed; the message ends with what it said.
     """
-    command = [python, "-m", "edgerev.tools.child", function, json.dumps(options)]
+    name, words = "edgerev.tools.child", (function, json.dumps(options))
+    command = [python, "-m", name, *words] if python else module_command(name, *words)
     done = subprocess.run(command, env={**os.environ, **ONE_THREAD}, cwd=packages or None, capture_output=True)
     said = done.stderr.decode(errors="replace")
     if done.returncode:

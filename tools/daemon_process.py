@@ -8,12 +8,12 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from edgerev.errors import UsageError
+from edgerev.tools.child import module_command
 
 
 class Connection(http.client.HTTPConnection):
@@ -51,7 +51,7 @@ class DaemonProcess:
         settings = {"model": model, "store": os.path.join(folder, "edgerev.db"), "listen": f"unix:{self.socket}"}
         config = Path(folder, "edgerev.toml")
         config.write_text(_toml("serve", {**settings, **tables}))
-        self.command = [sys.executable, "-m", "edgerev", "serve", "--config", str(config)]
+        self.command = module_command("edgerev", "serve", "--config", str(config))
         self.start()
 
     def start(self) -> None:

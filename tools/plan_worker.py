@@ -20,6 +20,7 @@ from edgerev.recipe import Recipe, Schedule
 from edgerev.runtime import Runtime
 from edgerev.schedule import choose
 from edgerev.tools.bench_step import WARM_UP_STEPS, fill_batch
+from edgerev.tools.child import module_command
 from edgerev.tools.memory import peak_rss_bytes
 from edgerev.tools.timing import burst
 
@@ -39,7 +40,7 @@ class Worker:
     """A process that trains, for as long as it is asked; see `workers`."""
 
     def __init__(self, job: Job) -> None:
-        command = [sys.executable, "-m", "edgerev.tools.plan_worker"]
+        command = module_command("edgerev.tools.plan_worker")
         self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         self._send(pickle.dumps(job))
 
