@@ -54,10 +54,10 @@ def test_options_of_the_command_are_its_own():
     assert run_rss("--interval", "5", "echo", "--json", "--", "-x").stdout == "--json -- -x\n"
 
 
-def test_limit_passed():
+def test_limit_exceeded():
     done = run_rss("--limit", "1kB", "--", "true")
     assert done.returncode == 3
-    assert "PASSED" in done.stderr
+    assert "EXCEEDED" in done.stderr
 
 
 def test_missing_command_exits_as_a_shell_would():
@@ -165,7 +165,7 @@ def test_attached_for_some_time(held, capfd):
     assert main(["rss", "--attach", str(held.pid), "--seconds", "0.05", "--limit", "30M"]) == 3
     out, err = capfd.readouterr()
     assert f"process {held.pid}" in out
-    assert "limit                      30.0 MiB: PASSED" in out
+    assert "limit                      30.0 MiB: EXCEEDED" in out
     assert "left running" in out
     assert err == ""
 
@@ -193,7 +193,7 @@ def test_figures_of_a_device_are_shown_elsewhere(tmp_path, capfd):
     assert "peak RSS, largest process" in capfd.readouterr().out
     assert main(["rss", *files, "--plot", str(tmp_path / "both.svg")]) == 3
     text = capfd.readouterr().out
-    assert "B: limit of 20.0 MiB PASSED" in text
+    assert "B: limit of 20.0 MiB EXCEEDED" in text
     assert "B / A" in text
     assert main(["rss", files[0], "--plot", str(tmp_path / "both.svg")]) == 2
     assert "--force replaces it" in capfd.readouterr().err

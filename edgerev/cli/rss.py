@@ -26,14 +26,14 @@ def prepare_parser(parser: argparse.ArgumentParser) -> None:
     parser.epilog = (
         "Figures go to standard error beside a command, else to standard output. With --json they go to standard "
         "output, and the command's output to standard error. Two measurements, by --vs or --from, are shown side by "
-        "side. Exits with the command's code, with 128 + N if signal N ended it, with 3 if the limit was passed, with "
-        "127 or 126 if the command could not be run."
+        "side. Exits with the command's code, with 128 + N if signal N ended it, with 3 if the limit was exceeded, "
+        "with 127 or 126 if the command could not be run."
     )
     parser.add_argument("--json", action="store_true", help="print the figures as JSON")
     parser.add_argument("--plot", metavar="FILE", help="draw memory over time as an SVG file; needs edgerev[plot]")
     parser.add_argument("--force", action="store_true", help="replace the file of --plot")
     parser.add_argument(
-        "--limit", metavar="SIZE", help="exit with 3 if all processes together pass SIZE (64M, 48MiB, 1.5G)"
+        "--limit", metavar="SIZE", help="exit with 3 if all processes together exceed SIZE (64M, 48MiB, 1.5G)"
     )
     parser.add_argument("--vs", metavar="COMMAND", help="then run this, words quoted as for a shell, and compare")
     parser.add_argument(

@@ -35,7 +35,7 @@ def to_text(result: RssResult) -> str:
     rows.append(("measuring took", f"{result.watcher_cpu_seconds:.3f} s of a processor, {result.samples} samples"))
     rows.append(("process" if result.attached_pid else "command", f"{shlex.join(result.command)}: {_ended(result)}"))
     if result.limit_bytes is not None:
-        verdict = "kept" if result.within_limit else "PASSED"
+        verdict = "kept" if result.within_limit else "EXCEEDED"
         rows.append(("limit", f"{format_bytes(result.limit_bytes)}: {verdict}"))
     rows += [("note", note) for note in result.notes]
     lines = [f"{name:<26} {value}" for name, value in rows]
@@ -127,7 +127,7 @@ def comparison_text(results: Sequence[RssResult]) -> str:
     for letter, result in zip("AB", results):
         lines += [f"{letter}: note: {note}" for note in result.notes]
         if not result.within_limit:
-            lines.append(f"{letter}: limit of {format_bytes(result.limit_bytes or 0)} PASSED")
+            lines.append(f"{letter}: limit of {format_bytes(result.limit_bytes or 0)} EXCEEDED")
     lines += ["", f"{'':<26} {'A':>10} {'B':>10} {'B - A':>11} {'B / A':>7}"]
     for row in compare(results):
         if any(row["values"]):
