@@ -202,23 +202,91 @@ def test_figures_of_a_device_are_shown_elsewhere(tmp_path, capfd):
     assert drawn.count("<!-- RSS -->") == 2
 
 
-def test_readings_of_pss_are_dots(tmp_path, monkeypatch):
-    """A line alone would seem to end where only the reading does."""
+@pytest.fixture
+def drawing(tmp_path, monkeypatch):
+    """Give a function that draws measurements with something changed, and returns the figure."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    figures = json.loads(run_rss("--json", "--", "true").stdout)
-    figures["timeline"] = {
-        "seconds": [0.0, 1.0, 2.0, 3.0], "rss_bytes": [MIB, 2 * MIB, 3 * MIB, 3 * MIB], "swap_bytes": [0] * 4,
-        "pss_bytes": [MIB, None, 2 * MIB, None], "process_rss_bytes": [[MIB, 2 * MIB, 3 * MIB, 3 * MIB]],
-    }  # fmt: skip
-    (tmp_path / "figures").write_text(json.dumps(figures))
-    drawn = []
-    monkeypatch.setattr("edgerev.tools.rss_plot.plotter", lambda: lambda **how: drawn.append(Figure(**how)) or drawn[0])
-    assert main(["rss", "--from", str(tmp_path / "figures"), "--plot", str(tmp_path / "rss.svg")]) == 0
-    line = next(line for line in drawn[0].axes[0].lines if line.get_label().startswith("PSS"))
+    found = json.loads(run_rss("--json", "--", "true").stdout)
+
+    def draw(*changes):
+        drawn, options = [], []
+        for number, changed in enumerate(changes):
+            (tmp_path / str(number)).write_text(json.dumps(found | changed))
+            options.append(f"--from={tmp_path / str(number)}")
+        figure = lambda **how: drawn.append(Figure(**how)) or drawn[0]  # noqa: E731
+        monkeypatch.setattr("edgerev.tools.rss_plot.plotter", lambda: figure)
+        assert main(["rss", *options, "--plot", str(tmp_path / "rss.svg")]) == 0
+        return drawn[0]
+
+    return draw
+
+
+def over_time(*mebibytes, pss=None):
+    """Return a second between samples."""
+    sizes = [size * MIB for size in mebibytes]
+    return {"timeline": {
+        "seconds": [float(second) for second in range(len(sizes))], "rss_bytes": sizes, "swap_bytes": [0] * len(sizes),
+        "pss_bytes": pss or [None] * len(sizes), "process_rss_bytes": [sizes],
+    }}  # fmt: skip
+
+
+def of_kinds(**mebibytes):
+    """Return what the memory consists of, in an order that is not that of the picture."""
+    rows = [
+        {"kind": kind, "name": kind, "rss_bytes": int(size * MIB), "pss_bytes": 0, "swap_bytes": 0}
+        for kind, size in mebibytes.items()
+    ]
+    return {"at_peak": {"seconds": 1.5, "rss_bytes": sum(row["rss_bytes"] for row in rows), "mappings": rows}}
+
+
+def test_readings_of_pss_are_dots(drawing):
+    """A line alone would seem to end where only the reading does."""
+    axis = drawing(over_time(1, 2, 3, 3, pss=[MIB, None, 2 * MIB, None])).axes[0]
+    line = next(line for line in axis.lines if line.get_label().startswith("PSS"))
     assert (line.get_label(), line.get_marker()) == ("PSS, at the dots", "o")
     assert line.get_xydata().tolist() == [[0, 1], [2, 2]]
+
+
+def test_memory_holds_from_one_sample_to_the_next(drawing):
+    """A slope down to the end would be memory that nobody saw."""
+    axis = drawing(over_time(1, 5, 0)).axes[0]
+    line = next(line for line in axis.lines if line.get_label() == "RSS")
+    assert line.get_drawstyle() == "steps-post"
+    corners = {(x, round(y)) for x, y in axis.collections[0].get_paths()[0].vertices.tolist()}
+    assert {(1, 1), (1, 5), (2, 5)} <= corners
+
+
+def test_a_column_says_of_what_kind_the_memory_is(drawing):
+    """The arena is first and named however small it is; else what is small is summed, and nothing is left out."""
+    kinds = {"file": 30, "stack": 0.125, "heap": 10, "others": 0.25, "arena": 0.0625, "anonymous": 20}
+    curve, column = drawing(over_time(10, 60, 0) | of_kinds(**kinds)).axes
+    bars = [(bar.get_y(), bar.get_height()) for bar in column.patches]
+    assert bars == [(60.375, 0.0625), (50.375, 10), (30.375, 20), (0.375, 30), (0, 0.375)]
+    assert column.get_ylim() == curve.get_ylim()
+    names = [text.get_text() for text in column.get_legend().get_texts()]
+    assert names == [
+        "RSS", " ", "at 1.50 s, 60.4 MiB:", "arena of edgerev  64.0 KiB", "heap  10.0 MiB",
+        "anonymous memory  20.0 MiB", "programs and libraries  30.0 MiB", "others  384 KiB",
+    ]  # fmt: skip
+    mark = next(line for line in curve.lines if line.get_marker() == "v")
+    assert mark.get_xydata().tolist() == [[1.5, 60.4375]]
+    assert len({bar.get_facecolor() for bar in column.patches}) == 5
+
+
+def test_memory_of_unknown_kind_has_no_column(drawing):
+    _, column = drawing(over_time(1, 2) | {"at_peak": None}).axes
+    assert not column.patches
+    assert [text.get_text() for text in column.get_legend().get_texts()] == ["RSS"]
+
+
+def test_equal_scales_hold_both(drawing):
+    figure = drawing(over_time(1, 5) | of_kinds(heap=5), over_time(1, 50, 50, 50) | of_kinds(file=70))
+    for curve in figure.axes[::2]:
+        assert curve.get_ylim()[0] == curve.get_xlim()[0] == 0
+        assert curve.get_ylim()[1] > 70
+        assert curve.get_xlim()[1] >= 3
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"measurements": []}'])

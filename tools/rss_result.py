@@ -8,6 +8,12 @@ from typing import Any
 
 from edgerev.errors import UsageError
 
+KINDS = {
+    "arena": "arena of edgerev", "heap": "heap", "stack": "stacks", "anonymous": "anonymous memory", "shared": "shared",
+    "file": "programs and libraries", "others": "others",
+}  # fmt: skip
+SHOWN_SHARE = 0.01  # of the memory at the peak: smaller parts are not named
+
 
 @dataclass(frozen=True)
 class RssResult:
@@ -117,3 +123,18 @@ def read_result(path: str) -> RssResult:
         raise UsageError(
             f"{path} holds no figures of one measurement ({error}); name what `edgerev rss --json -- COMMAND` printed"
         ) from error
+
+
+def by_kind(at_peak: dict[str, Any]) -> dict[str, dict[str, int]]:
+    """Return the bytes of each kind of mapping, in the order of `KINDS`, of those that are there.
+
+    Parameters
+    ----------
+    at_peak : as `RssResult` has it
+    """
+    sums: dict[str, dict[str, int]] = {}
+    for kind in KINDS:
+        rows = [row for row in at_peak["mappings"] if row["kind"] == kind]
+        if rows:
+            sums[kind] = {key: sum(row[key] for row in rows) for key in ("rss_bytes", "pss_bytes", "swap_bytes")}
+    return sums

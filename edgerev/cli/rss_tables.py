@@ -7,7 +7,7 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from edgerev.tools.rss_result import RssResult
+from edgerev.tools.rss_result import KINDS, SHOWN_SHARE, RssResult, by_kind
 from edgerev.units import format_bytes
 
 BYTES = {
@@ -18,12 +18,7 @@ BYTES = {
     "peak_cgroup_bytes": "peak of the control group",
 }
 TIMES = {"seconds": "time", "cpu_seconds": "processor time"}
-KINDS = {
-    "arena": "arena of edgerev", "heap": "heap", "stack": "stacks", "anonymous": "anonymous memory", "shared": "shared",
-    "file": "programs and libraries", "others": "others",
-}  # fmt: skip
 MOST_LETTERS = 36
-SHOWN_SHARE = 0.01  # of the memory at the peak: smaller parts are not named
 
 
 def to_text(result: RssResult) -> str:
@@ -71,21 +66,6 @@ def _mappings(at_peak: dict[str, Any]) -> list[str]:
 def _sizes(name: str, sizes: dict[str, Any]) -> str:
     cells = (format_bytes(sizes[key]) for key in ("rss_bytes", "pss_bytes", "swap_bytes"))
     return f"{name:<40} " + " ".join(f"{cell:>9}" for cell in cells)
-
-
-def by_kind(at_peak: dict[str, Any]) -> dict[str, dict[str, int]]:
-    """Return the bytes of each kind of mapping, in the order of `KINDS`, of those that are there.
-
-    Parameters
-    ----------
-    at_peak : as `RssResult` has it
-    """
-    sums: dict[str, dict[str, int]] = {}
-    for kind in KINDS:
-        rows = [row for row in at_peak["mappings"] if row["kind"] == kind]
-        if rows:
-            sums[kind] = {key: sum(row[key] for row in rows) for key in ("rss_bytes", "pss_bytes", "swap_bytes")}
-    return sums
 
 
 def compare(results: Sequence[RssResult]) -> list[dict[str, Any]]:
