@@ -1,6 +1,6 @@
-"""Checks of the machine: processor, memory, frequency, heat, power. They read ``/proc`` and ``/sys``, nothing else.
+"""Checks of the machine: processor, memory, frequency, heat, power. They read ``/proc`` and ``/sys``.
 
-Every path is below `root`, so that the tests bring a machine of their own.
+Every path is below `root`, and what else they ask is an argument, so that the tests bring a machine of their own.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from edgerev.kernels.targets import AARCH64, ARMV7_VFP, X86_64_V2, X86_64_V3
+from edgerev.kernels.targets import AARCH64, ARM, ARMV7_VFP, X86_64_V2, X86_64_V3, decode_features
 from edgerev.machine import (
     cgroup_folders,
     parse_cores,
@@ -28,7 +28,7 @@ LOW_MEMORY_BYTES = 64 << 20
 NEAR_TRIP_CELSIUS = 5.0
 SLOW_SHARE = 0.9  # of the highest frequency; below it a core is called slow
 DYNAMIC_DRIVERS = ("intel_pstate", "amd-pstate-epp")  # here "powersave" means: as fast as needed
-LEAST = {"x86_64": X86_64_V2, "aarch64": AARCH64, "armv7l": ARMV7_VFP, "armv8l": ARMV7_VFP}  # targets with kernels
+LEAST = {target.architecture: target for target in (X86_64_V2, AARCH64, ARMV7_VFP)}  # that there are kernels for
 THROTTLED_NOW = {0: "under-voltage", 1: "frequency capped", 2: "throttled", 3: "soft temperature limit"}
 
 
@@ -65,7 +65,7 @@ class Check:
     figures: dict[str, object] = field(default_factory=dict)
 
 
-def cpu_check(root: Path, machine: str) -> Check:
+def cpu_check(root: Path, machine: str, ask_hwcap: Callable[[], int]) -> Check:
     """Name the processor and check its vector instructions.
 
     Parameters
@@ -73,16 +73,18 @@ def cpu_check(root: Path, machine: str) -> Check:
     root : Path
         Where ``proc`` lies.
     machine : str
-        Architecture, as `platform.machine` says.
+        Architecture, as `kernels.targets.architecture` says.
+    ask_hwcap : callable
+        Returns the bits of AT_HWCAP. They count on ARM: under an emulator ``/proc/cpuinfo`` is the host's.
     """
     fields = read_fields(root / "proc/cpuinfo")
     board = read_text(root / "proc/device-tree/model")
     model = fields.get("model name") or board or fields.get("Hardware") or "unknown processor"
-    flags = set((fields.get("flags") or fields.get("Features") or "").split())
+    flags = decode_features(machine, ask_hwcap()) if machine in ARM else set(fields.get("flags", "").split())
     features = [flag for flag in ("fma", "avx2", "avx512f", "asimd", "neon", "vfpv4") if flag in flags]
     figures: dict[str, object] = {"model": model, "machine": machine, "features": features}
     message = ", ".join([f"{model} ({machine})", *features])
-    if not flags:
+    if not flags and machine not in ARM:
         return Check("cpu", Level.WARNING, f"{message}, features unknown", "is /proc mounted?", figures)
     least = LEAST.get(machine)
     if least is None or not flags.issuperset(least.requires):

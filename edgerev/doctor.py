@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import platform
 import shutil
 import sys
 from collections.abc import Callable
@@ -25,6 +24,7 @@ from edgerev.board import (
 from edgerev.errors import EdgerevError, UsageError
 from edgerev.kernels import library
 from edgerev.kernels.layout import INTERFACE
+from edgerev.kernels.targets import architecture, hwcap
 from edgerev.machine import cache_folder
 from edgerev.units import format_bytes
 
@@ -121,6 +121,7 @@ def diagnose(
     cache: Path | None = None,
     machine: str | None = None,
     ask_firmware: Callable[[], str | None] = ask_vcgencmd,
+    ask_hwcap: Callable[[], int] = hwcap,
 ) -> list[Check]:
     """Run all checks.
 
@@ -131,13 +132,15 @@ def diagnose(
     cache : Path, optional
         Cache folder to look at; `cache_folder` by default.
     machine : str, optional
-        Architecture; this machine's by default.
+        Architecture; that of this process by default.
     ask_firmware : callable
         Returns the answer of ``vcgencmd get_throttled``, or None.
+    ask_hwcap : callable
+        Returns the bits of AT_HWCAP.
     """
     return [
         python_check(),
-        cpu_check(root, machine or platform.machine()),
+        cpu_check(root, machine or architecture(), ask_hwcap),
         cores_check(root),
         memory_check(root),
         swap_check(root),

@@ -26,8 +26,6 @@ OUTSIDE = {
     "edgerev rss --attach 1234": "there is no such process; tests/test_rss.py attaches to its own",
     "sh bundle/install.sh": "installs on the device; tests/test_push.py does, from a copied bundle",
     "sh ~/.local/share/edgerev/": "as above",
-    "ssh pi@raspberrypi '~/.local/share/edgerev/current/venv/bin/edgerev doctor'": "qemu shows the host's processor in "
-    "/proc/cpuinfo; tests/test_doctor.py has what boards answer",
 }
 # blocks of these languages are not run: sessions on a board with systemd, or with a broker, a folder and a sensor that
 # feed a daemon (tests/test_mqtt.py, test_folder.py, test_stdin.py do), output, and what Sphinx takes

@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,9 @@ from edgerev.cli.doctor import to_json, to_text
 from edgerev.doctor import Check, Level
 from edgerev.errors import KernelError, UsageError
 from edgerev.kernels import targets
+from edgerev.tools.child import link_package
 
+PI4 = 0x887  # AT_HWCAP as its kernel reports it
 CPU = "sys/devices/system/cpu"
 FILES = {
     "proc/cpuinfo": "processor\t: 0\nBogoMIPS\t: 108.00\nFeatures\t: fp asimd evtstrm crc32\n",
@@ -54,7 +57,9 @@ def board(tmp_path):
 
 
 def diagnose(root):
-    checks = doctor.diagnose(root, cache=root / "cache", machine="aarch64", ask_firmware=lambda: None)
+    checks = doctor.diagnose(
+        root, cache=root / "cache", machine="aarch64", ask_firmware=lambda: None, ask_hwcap=lambda: PI4
+    )
     return {check.name: check for check in checks}
 
 
@@ -72,8 +77,6 @@ def test_healthy_board(board):
 @pytest.mark.parametrize(
     ("changes", "name", "status", "message", "hint"),
     [
-        ({"proc/cpuinfo": "Features\t: half thumb neon\n"}, "cpu", "error", "it lacks asimd, fp", "no kernels"),
-        ({"proc/cpuinfo": None}, "cpu", "warning", "features unknown", "/proc"),
         ({"sys/fs/cgroup/cpu.max": "150000 100000\n"}, "cores", "warning", "time for 1.5", "threads=1"),
         ({f"{GROUP}/cpu.max": "50000 100000\n"}, "cores", "warning", "time for 0.5", "threads=1"),
         ({"proc/meminfo": "MemTotal: 100000 kB\nMemAvailable: 9000 kB\n"}, "memory", "warning", "8.8 MiB", "budget"),
@@ -182,15 +185,58 @@ def test_slowest_core_is_judged(board):
     ],
 )
 def test_x86_features(board, flags, status, features):
-    check = doctor.cpu_check(board({"proc/cpuinfo": f"model name\t: Some CPU\nflags\t\t: {flags}\n"}), "x86_64")
+    root = board({"proc/cpuinfo": f"model name\t: Some CPU\nflags\t\t: {flags}\n"})
+    check = doctor.cpu_check(root, "x86_64", not_asked)
     assert check.status is status
     assert check.figures["features"] == features
     assert check.message.startswith("Some CPU (x86_64)")
 
 
+def not_asked():
+    raise AssertionError("only ARM tells its features by bits")
+
+
+@pytest.mark.parametrize(
+    ("architecture", "hwcap", "status", "told"),
+    [
+        ("aarch64", PI4, Level.OK, "(aarch64), asimd"),
+        ("aarch64", 0, Level.ERROR, "(aarch64); it lacks asimd, fp"),
+        ("aarch64", 0x1, Level.ERROR, "(aarch64); it lacks asimd"),
+        ("arm", 0x3FB0D6, Level.OK, "(arm), neon, vfpv4"),  # a 32-bit Pi 3
+        ("arm", 0x8D6, Level.ERROR, "(arm); it lacks idiva, idivt, vfpv3, vfpv4"),
+    ],
+)
+def test_features_on_arm_are_those_of_the_process(board, architecture, hwcap, status, told):
+    """Under an emulator, /proc/cpuinfo names those of the host."""
+    root = board({"proc/cpuinfo": "model name\t: Host CPU\nflags\t\t: fpu sse2\nFeatures\t: neon\n"})
+    check = doctor.cpu_check(root, architecture, lambda: hwcap)
+    assert (check.status, check.message) == (status, f"Host CPU {told}")
+    assert ("no kernels" in check.hint) == (status is Level.ERROR)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize(("root", "emulator", "told"), [
+    ("arm_root", "qemu-aarch64-static", "(aarch64), asimd"), ("arm32_root", "qemu-arm-static", "(arm), neon, vfpv4"),
+])  # fmt: skip
+def test_an_emulated_processor(root, emulator, told, request, tmp_path):
+    root = request.getfixturevalue(root)
+    link_package(str(tmp_path))
+    code = f"import sys; sys.path.insert(0, {str(tmp_path)!r}); from edgerev.doctor import diagnose; "
+    code += "print(next(check.message for check in diagnose() if check.name == 'cpu'))"
+    python = [emulator, "-L", root, "-E", f"PYTHONHOME={root}/usr", f"{root}/usr/bin/python3", "-I", "-S", "-c", code]
+    done = subprocess.run(python, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith(f"{told}\n")
+
+
+def test_features_on_x86_need_proc(tmp_path):
+    check = doctor.cpu_check(tmp_path, "x86_64", not_asked)
+    assert (check.status, check.hint) == (Level.WARNING, "is /proc mounted?")
+
+
 def test_empty_machine_breaks_nothing(tmp_path):
     checks = diagnose(tmp_path)
-    assert {name for name, check in checks.items() if check.status is Level.WARNING} == {"cpu", "memory"}
+    assert {name for name, check in checks.items() if check.status is Level.WARNING} == {"memory"}
 
 
 def test_firmware_tool_is_asked_when_the_file_is_missing(tmp_path):
