@@ -114,7 +114,7 @@ def cores_check(root: Path) -> Check:
         if limit.isdigit() and period.isdigit():
             quota = min(quota, int(limit) / int(period))
     figures: dict[str, object] = {"online_cores": online, "usable_cores": usable, "quota_cores": quota}
-    message = f"{online} cores, {usable} usable"
+    message = f"{online} core{'s' * (online != 1)}, {usable} usable"
     if quota < usable:
         hint = f"use threads={max(1, int(quota))}: more threads than the quota wait for one another"
         return Check("cores", Level.WARNING, f"{message}, time for {quota:g} (control group)", hint, figures)

@@ -341,7 +341,8 @@ def test_the_list_of_targets(capsys):
     assert {"machine", "processor", "lanes", "libc", "pythons"} < set(targets[0])
     assert main(["build", "--list"]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split()[0] for line in lines] == ["target", *TARGETS]
+    assert [line.split()[0] for line in lines] == ["target", *TARGETS, "libc:"]
+    assert "libc of kernels" in lines[0]
 
 
 @pytest.mark.parametrize(
@@ -370,9 +371,9 @@ def test_what_build_says(tmp_path, monkeypatch, capsys):
     assert main(["build", "m.edgerev", "--target", "rpi4", "-o", "new"]) == 0
     lines = [line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines()]
     assert lines == [
-        ["bundle", str(done.folder)], ["id", "1d"], ["target", "rpi4 (aarch64), libc from 2.27 on"],
-        ["Python", "3.11 or 3.13"], ["size", "1,234,567 B in 2 files"],
-        ["next", f"edgerev push '{done.folder}' USER@HOST"],
+        ["bundle", str(done.folder)], ["id", "1d"], ["target", "rpi4 (aarch64)"],
+        ["libc", "2.27 or newer, for all packages in it"], ["Python", "3.11 or 3.13"],
+        ["size", "1,234,567 B in 2 files"], ["next", f"edgerev push '{done.folder}' USER@HOST"],
     ]  # fmt: skip
 
 

@@ -152,6 +152,11 @@ def test_what_is_no_trouble(board, changes, name, figure, value):
     assert check.figures[figure] == value
 
 
+@pytest.mark.parametrize(("online", "message"), [("0", "1 core, 1 usable"), ("0-1", "2 cores, 2 usable")])
+def test_cores_are_counted_in_english(board, online, message):
+    assert diagnose(board({f"{CPU}/online": f"{online}\n"}))["cores"].message == message
+
+
 def test_memory_in_a_control_group_is_what_is_left_in_it(board):
     gib = 1 << 30
     figures = diagnose(

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgerev.cli.tables import two_digits
 from edgerev.errors import UsageError
 from edgerev.kernels import layout, library
 from edgerev.kernels.layout import Op
@@ -275,6 +276,20 @@ def test_plan_for_a_board_says_that_it_is_an_estimate(cli):
     assert 0 < found["least_ms"] < found["step_ms"] < found["most_ms"]
     four = of(cli("plan", "--preset", "mlp16", "--target", "rpi4", "--threads", 4, "--json"))["estimate"]
     assert (four["threads"], found["threads"]) == (4, 1)
+
+
+@pytest.mark.parametrize(("value", "text"), [
+    (0.01791, "0.018"), (0.4, "0.4"), (2.0, "2"), (9.96, "10"), (178.4, "180"), (1123.0, "1,100"),
+])  # fmt: skip
+def test_two_digits_without_exponents(value, text):
+    assert two_digits(value) == text
+
+
+def test_calibrating_says_what_it_measured(cli, monkeypatch):
+    kinds = {"DENSE": [], "SUM": [], ANY: []}
+    measured = Machine("Some CPU", True, {"1": kinds, "2": {**kinds, "COUPLE": []}}, {}, {}, {}, [], 0, "")
+    monkeypatch.setattr(calibrate, "known_machine", lambda threads, anew: measured)
+    assert cli("plan", "--calibrate").out == "calibrated Some CPU: 3 kinds of row, threads 1, 2\n"
 
 
 def test_plan_for_a_machine_that_was_calibrated(cli, machine, tmp_path):

@@ -266,7 +266,10 @@ def test_inspect(cli, work, model):
     assert figures["position"]["experience"] == 1
     assert figures["tensors"]["stem.0.weight"] == ["F32", [1, 4, 16]]
     assert 0 < model.stat().st_size - figures["bytes"] < 5000
+    assert figures["file_bytes"] == model.stat().st_size
     done = cli("inspect", model)
+    sizes = f"{figures['file_bytes']:,d} B, of which {figures['bytes']:,d} B in {len(figures['tensors'])} tensors"
+    assert done.out.splitlines()[0] == f"{model}: whole, {sizes}"
     rows = dict(re.split(" {2,}", line, maxsplit=1) for line in done.out.splitlines()[1:])
     assert rows == {
         "input": "4, state int32", "stem": "Dense(16)", "backbone": "Block((Dense(8), ReLU(), Dense(8)))",

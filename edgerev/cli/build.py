@@ -57,7 +57,8 @@ def _show_wheel(figures: dict[str, Any]) -> None:
 def _show_bundle(figures: dict[str, Any]) -> None:
     print(f"bundle      {figures['bundle']}")
     print(f"id          {figures['id']}")
-    print(f"target      {figures['target']} ({figures['architecture']}), libc from {figures['libc']} on")
+    print(f"target      {figures['target']} ({figures['architecture']})")
+    print(f"libc        {figures['libc']} or newer, for all packages in it")
     print(f"Python      {' or '.join(figures['pythons'])}")
     print(f"size        {figures['bytes']:,d} B in {figures['files']} files")
     print(f"next        edgerev push {shlex.quote(figures['bundle'])} USER@HOST")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from array import array
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
@@ -36,17 +37,19 @@ def run(args: argparse.Namespace) -> int:
     with verified(args.model) as whole:
         net, recipe, classes, inputs, position, memory = contents(whole)
         metadata, entries = whole.metadata, dict(whole.entries())
+        file_bytes = os.fstat(whole.fd).st_size
         steps = _steps(whole)
     tensors = {name: [entry.dtype, list(entry.shape)] for name, entry in entries.items()}
     figures = {
         "net": net.to_dict(), "recipe": json.loads(metadata["recipe"]), "classes": classes,
         "inputs": inputs._asdict(), "position": position.to_dict(), "memory": json.loads(metadata["memory"]),
-        "bytes": sum(entry.nbytes for entry in entries.values()), "tensors": tensors,
+        "bytes": sum(entry.nbytes for entry in entries.values()), "file_bytes": file_bytes, "tensors": tensors,
     }
     if args.json:
         print_json(figures)
         return 0
-    print(f"{args.model}: whole, {figures['bytes']:,d} B in {len(tensors)} tensors")
+    print(f"{args.model}: whole, {figures['file_bytes']:,d} B, of which {figures['bytes']:,d} B "
+          f"in {len(tensors)} tensors")  # fmt: skip
     rows = [
         *_net_rows(net), *_recipe_rows(recipe), ("classes", ", ".join(classes) or "not named"),
         ("columns", ", ".join(inputs.columns)), ("memory", _memory(memory)), ("trained", _trained(position, steps)),

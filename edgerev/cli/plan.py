@@ -116,11 +116,13 @@ def _machine(args: argparse.Namespace, threads: int) -> Machine:
 
 def _calibrate(args: argparse.Namespace) -> int:
     from edgerev.tools.calibrate import known_machine, write_machine
+    from edgerev.tools.time_model import ANY
 
     machine = known_machine(args.threads or 1, anew=True)
     if args.output:
         write_machine(machine, args.output)
-    print(f"calibrated {machine.name}: {len(machine.prices)} kinds of row, threads {', '.join(machine.prices)}")
+    kinds = {kind for prices in machine.prices.values() for kind in prices} - {ANY}
+    print(f"calibrated {machine.name}: {len(kinds)} kinds of row, threads {', '.join(machine.prices)}")
     return 0
 
 

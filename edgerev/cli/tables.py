@@ -41,6 +41,12 @@ def text(name: str) -> Callable[[dict[str, Any]], str]:
     return lambda row: str(row[name])
 
 
+def two_digits(value: float) -> str:
+    """Return a positive number with two digits that count, as 0.018, 2.4 and 1,100."""
+    rounded = float(f"{value:.2g}")
+    return f"{rounded:,.0f}" if rounded >= 10 else f"{rounded:g}"
+
+
 def verdict(row: dict[str, Any]) -> str:
     """Return whether a row reached its target."""
     return {True: "yes", False: "no", None: "-"}[row["reached"]]
@@ -191,10 +197,11 @@ def show_targets(figures: dict[str, Any]) -> None:
     """Print a line for each target."""
     columns = [
         ("target", text("name")), ("machine", text("machine")), ("processor", text("processor")),
-        ("lanes", number("lanes", "d")), ("libc from", text("libc")),
+        ("lanes", number("lanes", "d")), ("libc of kernels", text("libc")),
         ("Python of its system", lambda row: ", ".join(row["pythons"])),
     ]  # fmt: skip
     print("\n".join(table(columns, figures["targets"])))
+    print("libc: what the kernels need at least; building a bundle says what the packages in it need")
 
 
 def show_estimate(figures: dict[str, Any]) -> None:
@@ -206,8 +213,8 @@ def show_estimate(figures: dict[str, Any]) -> None:
     if figures["measured"]:
         print(paragraph("", "predicted from a calibration of that machine"))
         return
-    print(paragraph("", f"estimated from data sheets, not measured on a board: {figures['least_ms']:.2g} to "
-                f"{figures['most_ms']:.2g} ms"))  # fmt: skip
+    print(paragraph("", f"estimated from data sheets, not measured on a board: {two_digits(figures['least_ms'])} "
+                f"to {two_digits(figures['most_ms'])} ms"))  # fmt: skip
     print(paragraph("", figures["source"]))
 
 
