@@ -32,6 +32,7 @@ from edgerev.tools.arena_picture import (
     phases,
     plot_arena,
 )
+from edgerev.units import format_bytes
 
 
 def planned(name, schedule="reversible", batch=16):
@@ -169,28 +170,57 @@ def test_plot(options, cli, tmp_path):
     assert cli(*command, "--force").code == 0
 
 
-@pytest.mark.parametrize("schedule", ["reversible", "stored"])
-@pytest.mark.parametrize("name", ["table", "digits", "mlp4", "vis2", "vis8"])
-@pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
-def test_names_lie_within_their_regions(name, schedule, optimizer, tmp_path, monkeypatch):
-    """So that none overlaps another, however small the regions."""
+@pytest.fixture
+def drawing(tmp_path, monkeypatch):
+    """Give a function that draws a choice, and returns the figure."""
     pytest.importorskip("matplotlib")
     from matplotlib.figure import Figure
 
-    drawn = []
-    figure = lambda **how: drawn.append(Figure(**how)) or drawn[0]  # noqa: E731
-    monkeypatch.setattr("edgerev.tools.arena_picture.plotter", lambda: figure)
+    def draw(choice):
+        drawn = []
+        figure = lambda **how: drawn.append(Figure(**how)) or drawn[0]  # noqa: E731
+        monkeypatch.setattr("edgerev.tools.arena_picture.plotter", lambda: figure)
+        plot_arena(choice, "a net", str(tmp_path / "arena.svg"))
+        return drawn[0]
+
+    return draw
+
+
+@pytest.mark.parametrize(("name", "optimizer", "titles"), [
+    ("table", AdamW(), ["what each step fills anew, {anew}: the bracket below, enlarged", "the whole arena, {whole}"]),
+    ("vis2", SGD(), ["the whole arena, {whole}"]),
+])  # fmt: skip
+def test_pictures_say_what_they_are_of(name, optimizer, titles, drawing):
+    choice = choose(preset(name), Recipe(batch=16, optimizer=optimizer))
+    plan, pictures = choice.plan, drawing(choice).axes[1:]
+    low, high = plan.regions[FILLED[0]][0], sum(plan.regions[FILLED[-1]])
+    sizes = {"anew": format_bytes(high - low), "whole": format_bytes(plan.arena_bytes)}
+    assert [axis.get_title("left") for axis in pictures] == [title.format(**sizes) for title in titles]
+    for axis in pictures:
+        scale = 1 << 20 if "MiB" in axis.get_ylabel() else 1 << 10
+        assert axis.get_ylabel().startswith("place in the arena, ")
+        brackets = [list(line.get_ydata()) for line in axis.lines]
+        assert brackets == ([[low / scale, high / scale]] if len(pictures) == 2 else [])
+    bounds = (low, high) if len(pictures) == 2 else (0, plan.arena_bytes)
+    assert pictures[0].get_ylim() == tuple(bound / scale for bound in bounds)
+
+
+@pytest.mark.parametrize("schedule", ["reversible", "stored"])
+@pytest.mark.parametrize("name", ["table", "digits", "mlp4", "vis2", "vis8"])
+@pytest.mark.parametrize("optimizer", [SGD(), AdamW()])
+def test_names_lie_within_their_regions(name, schedule, optimizer, drawing):
+    """So that none overlaps another, however small the regions."""
     choice = choose(preset(name), Recipe(batch=16, optimizer=optimizer), schedule=schedule)
-    plot_arena(choice, name, str(tmp_path / "arena.svg"))
+    figure = drawing(choice)
     named = set()
     regions = {region.value: place for region, place in choice.plan.regions.items()}
-    pictures = drawn[0].axes[1:]
+    pictures = figure.axes[1:]
     for axis in pictures:
         scale = 1 << 20 if "MiB" in axis.get_ylabel() else 1 << 10
         for text in axis.texts:
             start, size = regions[text.get_text()]
             low, high = axis.transData.transform([(0, start / scale), (0, (start + size) / scale)])[:, 1]
-            box, pad = text.get_window_extent(), 1.5 * drawn[0].dpi / 72  # of what is white around it
+            box, pad = text.get_window_extent(), 1.5 * figure.dpi / 72  # of what is white around it
             assert low <= box.y0 - pad < box.y1 + pad <= high, text.get_text()
             least = LABEL * len(pictures) * axis.get_window_extent().height
             assert box.height + 2 * pad <= least  # so a region that is just high enough for a name holds it

@@ -3,7 +3,8 @@
 Regions that stay (program, parameters, ...) are bands. In the others, which a step fills anew, each tensor is a
 rectangle over its life; of those that share bytes (workspace, gradient) every life is drawn. Where there are too many
 to be told apart, as in a net of a thousand blocks, they are drawn on a grid, a cell being filled if anything in it is
-alive. Where what is filled anew is a small part of the arena, a second picture shows it alone.
+alive. Where what is filled anew is a small part of the arena, a second picture shows it alone, and a bracket where that
+is.
 """
 
 from __future__ import annotations
@@ -203,6 +204,7 @@ def plot_arena(choice: Choice, title: str, path: str) -> None:
     for axis, span in zip(axes, pictures):
         _draw_arena(axis, plan, found, rows, span)
         _name_regions(axis, plan, span, LABEL * len(pictures))
+        _head(axis, span, anew if len(pictures) > 1 else None)
     axes[-1].set_xlabel(f"instruction of a training step ({rows[1] - rows[0]:,d})")
     axes[-1].set_xlim(0, rows[1] - rows[0])
     figure.suptitle(title)
@@ -231,7 +233,7 @@ def _draw_arena(axis: Any, plan: Plan, found: list[Life], rows: tuple[int, int],
     from matplotlib.patches import Patch, Rectangle
 
     bottom, top = span
-    unit, scale = ("MiB", 1 << 20) if top >= 4 << 20 else ("KiB", 1 << 10)
+    unit, scale = _unit(top)
     many = len(found) > MOST_LIVES
     shown = on_grid(found, rows, span) if many else found
     edge = {"linewidth": 0, "antialiased": False} if many else {"edgecolor": "white", "linewidth": 0.3}
@@ -249,12 +251,24 @@ def _draw_arena(axis: Any, plan: Plan, found: list[Life], rows: tuple[int, int],
         axis.add_collection(PatchCollection(patches, facecolor=colour, **edge))
         handles.append(Patch(color=colour, label=f"{region.value}  {format_bytes(size)}  {_percent(size, plan)}"))
     axis.set_ylim(bottom / scale, top / scale)
-    axis.set_ylabel(f"offset, {unit}")
-    name = "arena" if bottom == 0 else "what each step fills anew"
-    axis.legend(
-        handles=handles[::-1], loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, fontsize="small",
-        title=f"{name}  {format_bytes(top - bottom)}",
-    )
+    axis.set_ylabel(f"place in the arena, {unit}")
+    axis.legend(handles=handles[::-1], loc="center left", bbox_to_anchor=(1.01, 0.5), frameon=False, fontsize="small")
+
+
+def _unit(top: int) -> tuple[str, int]:
+    return ("MiB", 1 << 20) if top >= 4 << 20 else ("KiB", 1 << 10)
+
+
+def _head(axis: Any, span: tuple[int, int], enlarged: tuple[int, int] | None) -> None:
+    """Write what a picture is of, and beside it put a bracket around what one of two enlarges."""
+    name = f"the whole arena, {format_bytes(span[1])}"
+    if enlarged:
+        ends = [place / _unit(span[1])[1] for place in enlarged]
+        where = {"transform": axis.get_yaxis_transform(), "clip_on": False}
+        axis.plot([1.012, 1.012], ends, color="black", linewidth=2, marker=0, markersize=6, **where)
+        if span == enlarged:
+            name = f"what each step fills anew, {format_bytes(span[1] - span[0])}: the bracket below, enlarged"
+    axis.set_title(name, fontsize="medium", loc="left")
 
 
 def _name_regions(axis: Any, plan: Plan, span: tuple[int, int], least: float) -> None:
