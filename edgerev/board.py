@@ -13,7 +13,14 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from edgerev.kernels.targets import AARCH64, ARM, ARMV7_VFP, X86_64_V2, X86_64_V3, decode_features
+from edgerev.kernels.targets import (
+    AARCH64,
+    ARM_ARCHITECTURES,
+    ARMV7_VFP,
+    X86_64_V2,
+    X86_64_V3,
+    decode_features,
+)
 from edgerev.machine import (
     cgroup_folders,
     parse_cores,
@@ -80,13 +87,14 @@ def cpu_check(root: Path, machine: str, ask_hwcap: Callable[[], int]) -> Check:
     fields = read_fields(root / "proc/cpuinfo")
     board = read_text(root / "proc/device-tree/model")
     model = fields.get("model name") or board or fields.get("Hardware") or "unknown processor"
-    flags = decode_features(machine, ask_hwcap()) if machine in ARM else set(fields.get("flags", "").split())
+    by_bits = machine in ARM_ARCHITECTURES
+    flags = decode_features(machine, ask_hwcap()) if by_bits else set(fields.get("flags", "").split())
     features = [flag for flag in ("fma", "avx2", "avx512f", "asimd", "neon", "vfpv4") if flag in flags]
     figures: dict[str, object] = {"model": model, "machine": machine, "features": features}
     message = ", ".join([f"{model} ({machine})", *features])
-    if not flags and machine not in ARM:
-        return Check("cpu", Level.WARNING, f"{message}, features unknown", "is /proc mounted?", figures)
     least = LEAST.get(machine)
+    if least and not flags and not by_bits:
+        return Check("cpu", Level.WARNING, f"{message}, features unknown", "is /proc mounted?", figures)
     if least is None or not flags.issuperset(least.requires):
         lacks = f"; it lacks {', '.join(sorted({*least.requires} - flags))}" if least else ""
         hint = "there are no kernels for it; `edgerev build --list` names processors that have some"

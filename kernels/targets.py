@@ -111,7 +111,7 @@ _HWCAP = {
     "arm": {"neon": 12, "vfpv3": 13, "vfpv4": 16, "idiva": 17, "idivt": 18},
 }  # fmt: skip
 _AT_HWCAP = 16
-ARM = tuple(_HWCAP)  # architectures whose features are told by these bits
+ARM_ARCHITECTURES = tuple(_HWCAP)  # whose features are told by these bits
 _ARMV6 = ("rpi-zero", "rpi-zero-w", "rpi1", "armv6", "armv6l")
 
 
@@ -151,7 +151,7 @@ def processor_features() -> frozenset[str]:
     On x86 by their names in /proc/cpuinfo, on ARM by those of the bits that the system tells each process.
     """
     own = architecture()
-    if own not in ARM:
+    if own not in ARM_ARCHITECTURES:
         with open("/proc/cpuinfo", encoding="ascii", errors="replace") as lines:
             return frozenset(next((line.split() for line in lines if line.startswith("flags")), ()))
     return decode_features(own, hwcap())

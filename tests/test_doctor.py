@@ -234,6 +234,12 @@ def test_an_emulated_processor(root, emulator, told, request, tmp_path):
     assert done.stdout.endswith(f"{told}\n")
 
 
+@pytest.mark.parametrize("architecture", ["armv6l", "i686", "riscv64"])
+def test_processors_without_kernels(board, architecture):
+    check = doctor.cpu_check(board({"proc/cpuinfo": "Features\t: half fp\n"}), architecture, not_asked)
+    assert (check.status, "no kernels" in check.hint) == (Level.ERROR, True)
+
+
 def test_features_on_x86_need_proc(tmp_path):
     check = doctor.cpu_check(tmp_path, "x86_64", not_asked)
     assert (check.status, check.hint) == (Level.WARNING, "is /proc mounted?")
