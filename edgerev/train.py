@@ -243,7 +243,8 @@ class Trainer:
         report.steps = self.learner.steps
         steps = self.learner.steps - first_step
         report.step_ms = 1e3 * self._seconds_in_steps / steps if steps else 0.0
-        report.peak_rss_bytes = peak_rss_bytes()
+        # each reading may be some pages off: the kernel adds up what its processors count for themselves
+        report.peak_rss_bytes = max(peak_rss_bytes(), self._ready_rss_bytes)
         return report
 
     def _stored_sample_bytes(self) -> int:
