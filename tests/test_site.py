@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 from pages import options
+from test_page import browser  # noqa: F401
 
 import edgerev
 from edgerev.cli import VERBS, verb_parser
@@ -102,3 +103,18 @@ def test_the_site_needs_nothing_from_elsewhere(site):
             assert not re.search(r'(?:src|href)="(?:https?:)?//', tag), f"{page.name}: {tag}"
     for style in site.rglob("*.css"):
         assert not re.search(r"url\(\s*[\"']?(?:https?:)?//", style.read_text(encoding="utf-8")), style.name
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("width", [360, 760, 1010, 1100, 1280, 1440, 1700])
+def test_no_page_is_wider_than_the_window(site, browser, width):  # noqa: F811
+    """Tables and code may be moved sideways within the page, but not the page."""
+    page = browser.new_page(viewport={"width": width, "height": 900})
+    wide = {}
+    for path in sorted(site.glob("*.html")):
+        page.goto(path.as_uri())
+        found = page.evaluate("document.querySelector('.page').scrollWidth")
+        if found > width:
+            wide[path.name] = found
+    page.close()
+    assert not wide
