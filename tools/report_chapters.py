@@ -79,6 +79,7 @@ def _memory(choice: Choice) -> Figures:
         row: Figures = {"blocks": depth}
         for schedule in ("reversible", "stored"):
             found = measured_alone("edgerev.tools.report_chapters:step_memory", name=f"mlp{depth}", schedule=schedule)
+            row["parameter_bytes"] = found.pop("parameter_bytes")
             row |= {f"{schedule}_{name}": value for name, value in found.items()}
         rows.append(row)
     return {"preset": "mlp", "batch": 16, "rows": rows}
@@ -92,7 +93,7 @@ def step_memory(name: str, schedule: str) -> Figures:
     learner = step_learner(name, batch=16, schedule=schedule)
     return {
         "arena_bytes": learner.plan.arena_bytes, "activation_bytes": learner.plan.activation_bytes,
-        "parameter_bytes": 4 * learner.parameters, "peak_rss_bytes": peak_rss_bytes(),
+        "parameter_bytes": 4 * learner.parameters,
         "beyond_arena_bytes": peak_rss_bytes() - before - learner.plan.arena_bytes,
     }  # fmt: skip
 
