@@ -129,7 +129,7 @@ def plot_pareto(figures: dict[str, Any], title: str, path: str) -> None:
     labels = {_short(row): row for row in reversed(best)}  # of several that reverse all, the smallest
     for label, row in labels.items():
         place = row["arena_bytes"] / scale, row["predicted_ms"]
-        axis.annotate(label, place, (-4, 9), textcoords="offset points", fontsize="small")
+        axis.annotate(label, place, (-4, -17), textcoords="offset points", fontsize="small")
     if figures["budget"] is not None:
         axis.axvline(figures["budget"] / scale, color="#777777", linestyle="--", label="budget")
     axis.set_xlabel(f"arena, {unit}")

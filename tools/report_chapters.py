@@ -186,33 +186,33 @@ CHAPTERS = (
         "memory", "Memory against depth",
         "The reversible step rebuilds every activation from the next one: its activation bytes are the same at any "
         "depth, and the arena grows by the parameters alone. Stored activations grow with every block.",
-        "edgerev plan --preset mlp1000", (2, 0.3), _memory,
+        "edgerev plan --preset mlp1000", (0.1, 0.1), _memory,
     ),
     Chapter(
         "time", "Time against depth and batch",
         "What rebuilding costs beside stored activations, in time of the same step, and time per sample by batch.",
-        "edgerev bench depth --preset mlp --depths 16,64,256,1000 --batches 1,4,16,64", (3, 0.2), _depth,
+        "edgerev bench depth --preset mlp --depths 16,64,256,1000 --batches 1,4,16,64", (0.4, 0.2), _depth,
     ),
     Chapter(
         "inverse", "Error of the inverse",
         "The largest difference between what goes into the backbone and what its inverse gives back, fresh and after "
         "training. On the grids of int32 and int16 it is zero.",
-        "edgerev bench inverse --preset mlp1000", (3, 0.2), _inverse,
+        "edgerev bench inverse --preset mlp1000", (0.5, 0.2), _inverse,
     ),
     Chapter(
         "peers", "Beside other frameworks", "One thread's training step, all frameworks taking turns.",
-        "edgerev bench peers --torch PYTHON --ort PYTHON", (4, 0.3), _peers, _peers_needs,
+        "edgerev bench peers --torch PYTHON --ort PYTHON", (2.2, 0.3), _peers, _peers_needs,
     ),
     Chapter(
         "split", "New classes without forgetting",
         "MNIST in five experiences of two classes; no sample is stored. Accuracy on each experience (columns) after "
         "each one (rows).",
-        "edgerev bench continual --data DIR --setting class --method ridge-small", (2, 1), _split, _data("mnist"),
+        "edgerev bench continual --data DIR --setting class --method ridge-small", (2.7, 1), _split, _data("mnist"),
     ),
     Chapter(
         "gas", "Sensors that age",
         "Each sample is answered before it is learned; beside it the same model, frozen after the first batch.",
-        "edgerev bench gas --data DIR --prequential", (3, 1), _gas, _data("gas-drift"),
+        "edgerev bench gas --data DIR --prequential", (0.4, 0.3), _gas, _data("gas-drift"),
     ),
     Chapter(
         "serve", "The daemon under load",
