@@ -217,7 +217,7 @@ def test_orphans_of_a_followed_process_are_followed():
         "import subprocess, sys\n"
         f"p = subprocess.Popen([sys.executable, '-I', '-S', '-c', {middle + '; input()'!r}], stdin=-1, stdout=-1)\n"
         "print(p.stdout.readline().decode(), flush=True)\nsys.stdin.readline()\n"
-        "p.stdin.write(b'\\n'); p.stdin.flush(); p.wait(); print('ended', flush=True)\nsys.stdin.read()\n"
+        "p.kill(); p.wait(); print('ended', flush=True)\nsys.stdin.read()\n"
     )
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     with subprocess.Popen([sys.executable, "-I", "-S", "-c", code], **pipes) as process:
