@@ -57,7 +57,8 @@ def test_the_status_in_words():
     status = {
         "model": "m.edgerev", "version": "1", "uptime_seconds": 11_550, "problem": "", "store_problem": "full",
         "problems": ["generation 3 cannot be used"], "waits_for": "paused", "to_learn": 1234, "unlabelled": 5,
-        "unsaved": 678, "most_samples": 10_000, "steps": 12_345, "trained": 98_765, "generation": 12, "saved": 98_087,
+        "batch": 16, "unsaved": 678, "most_samples": 10_000,
+        "steps": 12_345, "trained": 98_765, "generation": 12, "saved": 98_087,
         "latest": [1000.0, 98_765, 0.25, 0.969, 0.9], "answers": [[4590.5, "left", 0.5]], "usual_accuracy": None,
         "drifts": 0, "rollbacks": 0, "refused_batches": 0, "memory_limit": 64 << 20, "guard_bytes": 0,
         "arena_bytes": 2_500_000, "rss_bytes": 28_000_000, "peak_rss_bytes": 29_000_000, "commits": 1000, "syncs": 2000,
@@ -68,6 +69,8 @@ def test_the_status_in_words():
         "m.edgerev, edgerev 1, running for 3 h 12 min", "training waits: paused", "problem: full",
         "problem: generation 3 cannot be used",
     ]
+    short = {**status, "waits_for": "", "samples_per_second": 0, "to_learn": 6}
+    assert list(lines(short))[1] == "idle; waiting for 10 more samples, for 16 are learned at once"
     told = dict(re.split("  +", line[2:]) for line in found if line.startswith("  "))
     assert told == {
         "to learn": "1,234", "without label": "5", "not saved yet": "678, learned since the last generation",

@@ -198,7 +198,7 @@ def show_targets(figures: dict[str, Any]) -> None:
     columns = [
         ("target", text("name")), ("machine", text("machine")), ("processor", text("processor")),
         ("lanes", number("lanes", "d")), ("libc of kernels", text("libc")),
-        ("Python of its system", lambda row: ", ".join(row["pythons"])),
+        ("wheels for Python", lambda row: ", ".join(row["pythons"])),
     ]  # fmt: skip
     print("\n".join(table(columns, figures["targets"])))
     print("libc: what the kernels need at least; building a bundle says what the packages in it need")

@@ -33,7 +33,7 @@ def _paused(_: Status, after: Status) -> str:
 
 def _resumed(_: Status, after: Status) -> str:
     goes_on = f"waits for something else ({after['waits_for']})" if after["waits_for"] else "goes on"
-    return f"resumed: training {goes_on}; still to learn: {after['to_learn']:,}"
+    return f"resumed: training {goes_on}; still to learn: {after['to_learn']:,}{_missing(after)}"
 
 
 def _saved(before: Status, after: Status) -> str:
@@ -85,7 +85,15 @@ def _doing(status: Status) -> str:
     if status["waits_for"]:
         return f"training waits: {status['waits_for']}"
     rate = status["samples_per_second"]
-    return f"learning, {rate:,} samples a second" if rate else "idle"
+    return f"learning, {rate:,} samples a second" if rate else f"idle{_missing(status)}"
+
+
+def _missing(status: Status) -> str:
+    """Return how many samples a batch lacks that has begun."""
+    batch, to_learn = status["batch"], status["to_learn"]
+    if not 0 < to_learn < batch:
+        return ""
+    return f"; waiting for {batch - to_learn} more samples, for {batch} are learned at once"
 
 
 def _samples(status: Status) -> Iterator[tuple[str, str]]:
@@ -139,7 +147,7 @@ def _machine(status: Status) -> Iterator[tuple[str, str]]:
 
 def _counts(counts: Mapping[str, int]) -> Iterator[tuple[str, str]]:
     for kind, count in counts.items():
-        yield kind.replace("_", " "), f"{count:,}"
+        yield "labelled later" if kind == "labelled" else kind.replace("_", " "), f"{count:,}"
 
 
 def span(seconds: float) -> str:

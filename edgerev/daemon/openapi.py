@@ -134,7 +134,8 @@ def _or_null(kind: str) -> Schema:
 
 STATUS = {
     **_object(
-        to_learn=_count("Samples with a label that are still to be learned"),
+        batch=_count("Samples that are learned at once"),
+        to_learn=_count("Samples with a label that are still to be learned; fewer than a batch wait for others"),
         unlabelled=_count("Samples that wait for a label"),
         unsaved=_count("Samples learned since the newest generation; after a power cut they are learned again"),
         most_samples=_count("So many of these three kinds may be there together, less one in 16"),

@@ -347,7 +347,8 @@ class Service:
         """Return what the daemon is doing, in numbers."""
         writes = self.store.writes
         return {
-            "steps": self.learner.steps, **self.room.taken(), "most_samples": self.store.most_samples,
+            "steps": self.learner.steps, "batch": self.learner.recipe.batch, **self.room.taken(),
+            "most_samples": self.store.most_samples,
             "trained": self.adaptation.after, "saved": self.adaptation.saved, "generation": self.adaptation.generation,
             "commits": writes.commits, "syncs": writes.syncs, "written_bytes": written_bytes(),
             "store_problem": self.store.problem,
