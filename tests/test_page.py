@@ -95,13 +95,14 @@ def test_the_chart_has_what_was_measured_when_it_was(browser, tmp_path, cache):
         history = daemon.ask("GET", "/v1/history")[1]
         assert [point[1] for point in history["points"]] == [64, 128]
         assert page.evaluate("measured().at(-1)") == history["points"][-1]
-        before = page.get_attribute("#chart .dot.loss", "cx")
-        page.reload()
-        page.wait_for_selector("#chart .dot.loss")
-        assert page.evaluate("measured()") == history["points"]
-        assert page.get_attribute("#chart .dot.loss", "cx") == before
+        fresh, _ = visit(browser, daemon)
+        fresh.wait_for_selector("#chart .dot.loss")
+        assert fresh.evaluate("measured()") == history["points"]
+        place = fresh.get_attribute("#chart .dot.loss", "cx")
+        page.wait_for_function("x => document.querySelector('#chart .dot.loss').getAttribute('cx') === x", arg=place)
         assert problems == []
-        page.close()
+        for one in (page, fresh):
+            one.close()
 
 
 @pytest.mark.long
