@@ -50,6 +50,17 @@ def test_a_window_in_which_it_is_ahead_ends_the_count():
         assert fill(guard, 0.95, 0.85, seed) is Decision.GO_ON
 
 
+def test_what_spoke_against_a_model_is_forgotten_with_it():
+    guard, table = WindowGuard(3, TABLE), TABLE.replace(window=50)
+    guard.table = table
+    fill(guard, 0.7, 0.9)
+    assert guard.behind.usual > guard.behind.right
+    guard.begin_anew()
+    assert vars(guard.behind) == vars(WindowGuard(3, table).behind)
+    older = {name: value for name, value in guard.state().items() if name != "behind"}
+    guard.restore(older)  # of a store from before there were such counts
+
+
 def test_a_small_loss_is_allowed():
     guard = WindowGuard(3, TABLE.replace(accuracy_loss=0.5))
     assert fill(guard, 0.6, 0.9) is Decision.GO_ON

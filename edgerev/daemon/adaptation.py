@@ -350,7 +350,7 @@ class Adaptation:
         else:
             return
         self.rollbacks += 1
-        self.guard.begin_window()
+        self.guard.begin_anew()
         self._changed = True
         self._events.tell("rollback", logging.WARNING, sample=self.after, message=f"went back: {reason}")
         self._note("rollback", self.after, message=reason)

@@ -133,17 +133,16 @@ class WindowGuard:
         """Whether the window is at its end."""
         return self.window.samples >= self.table.window
 
-    def begin_window(self) -> None:
-        """Forget what the window at hand has."""
-        self.window = Window(self.classes)
+    def begin_anew(self) -> None:
+        """Forget what speaks for or against a model that has given way."""
+        self.window, self.behind, self.good_windows = Window(self.classes), Behind(), 0
 
     def decide(self) -> Decision:
         """End the window, and say what becomes of the model."""
-        window = self.window
-        self.begin_window()
+        window, self.window = self.window, Window(self.classes)
         self.reason = self._harm(window)
         if self.reason:
-            self.good_windows, self.behind = 0, Behind()
+            self.begin_anew()
             return Decision.GO_BACK
         self.good_windows = self.good_windows + 1 if self._is_usual(window) else 0
         if self.good_windows < self.table.probation:
@@ -187,7 +186,7 @@ class WindowGuard:
         self.window = Window(self.classes)
         vars(self.window).update(state["window"])
         self.behind = Behind()
-        vars(self.behind).update(state["behind"])
+        vars(self.behind).update(state.get("behind", {}))  # older stores have none
         self.good_windows, self.usual_accuracy = state["good_windows"], state["usual_accuracy"]
 
 
