@@ -89,7 +89,7 @@ def test_metrics(tmp_path, cache):
     with another(tmp_path) as daemon:
         daemon.ask("POST", "/v1/samples", {"samples": samples(68)})
         daemon.ask("POST", "/v1/predict", {"samples": [[0, 0, 0, 0]] * 3})
-        daemon.until(lambda status: status["steps"] == 8)
+        daemon.until(lambda status: status["trained"] == status["counts"]["trained"] == 64)
         response, connection = daemon.open("GET", "/metrics")
         assert response.headers["Content-Type"].startswith("text/plain; version=0.0.4")
         families = {one.name: one for one in parser.text_string_to_metric_families(response.read().decode())}
