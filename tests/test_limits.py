@@ -5,6 +5,7 @@ import json
 import os
 import socket
 import time
+from contextlib import suppress
 
 import pytest
 from daemon_harness import another, head, raw, samples
