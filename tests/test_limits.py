@@ -5,7 +5,6 @@ import json
 import os
 import socket
 import time
-from contextlib import suppress
 
 import pytest
 from daemon_harness import another, head, raw, samples
@@ -154,7 +153,7 @@ def opened(daemon):
     folder = f"/proc/{daemon.process.pid}/fd"
     names = []
     for number in os.listdir(folder):
-        with suppress(FileNotFoundError):  # a connection that has just ended
+        with contextlib.suppress(FileNotFoundError):  # a connection that has just ended
             names.append(os.readlink(f"{folder}/{number}"))
     return sorted(names)
 
