@@ -4,7 +4,7 @@
 # FOLDER/root is its system, FOLDER/home the user's home, and FOLDER/ssh reaches it as ssh would reach a board. It appears
 # whole or not at all; nothing of this system's own packages or lists is touched.
 set -eu
-folder=$(realpath -m "$1") # apt resolves other paths against its own
+folder=$(realpath -m "${1:?expected a folder: sh sandbox.sh FOLDER [arm64|armhf]}") # apt resolves other paths against its own
 architecture=${2-arm64}
 packages="coreutils dash libstdc++6 python3-venv"
 

@@ -91,13 +91,11 @@ class Behind:
         self.known = self.right = self.usual = self.apart = 0
 
     def add(self, window: Window) -> None:
-        """Take a window's counts, or forget all if the model is ahead by now."""
+        """Take a window's counts."""
         self.known += window.known
         self.right += window.right
         self.usual += window.usual
         self.apart += window.won + window.lost
-        if self.usual <= self.right:
-            vars(self).update(vars(Behind()))
 
     def reason(self, accuracy_loss: float) -> str:
         """Return what speaks for going back, or nothing while it is allowed or may be chance."""
@@ -153,6 +151,8 @@ class WindowGuard:
     def _harm(self, window: Window) -> str:
         """Return what speaks for going back."""
         self.behind.add(window)
+        if self.behind.usual <= self.behind.right:
+            self.behind = Behind()
         others = window.samples - window.known
         if (found := self.behind.reason(self.table.accuracy_loss)) or others < window.samples / 2:
             return found

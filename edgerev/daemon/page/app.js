@@ -298,7 +298,7 @@ function renderChart() {
     mark.append(draw("title", {}, `${kind}, ${clock(time)}${message && `: ${message}`}`));
     svg.append(mark);
   }
-  if (!points.length) svg.append(draw("text", { x: width / 2, y: middle / 2 + 16, "text-anchor": "middle", class: "alone" }, "The first point comes after 64 labelled samples"));
+  if (!points.length) svg.append(draw("text", { x: width / 2, y: middle / 2 + 16, "text-anchor": "middle", class: "alone" }, "No point yet: too few labelled samples"));
   $("points").replaceChildren(...points.slice(-20).toReversed().map(([time, sample, loss, right, accepted]) =>
     make("tr", {}, ...[clock(time), number(sample), percent(right), number(loss, 3), accepted === null ? "–" : percent(accepted)]
       .map(text => make("td", {}, text)))));
